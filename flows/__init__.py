@@ -1,0 +1,1 @@
+"""The timetable: Prefect flows, and the command line. Only this room knows of Prefect."""

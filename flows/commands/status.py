@@ -1,0 +1,63 @@
+"""`soulseek-research status`."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from flows import options, tables
+from soulseek_research.storage import location, overview
+from soulseek_research.storage.database import Role
+from soulseek_research.storage.overview import CollectorOverview
+from soulseek_research.storage.settings import StorageSettings
+
+
+@click.command(epilog="Example:  soulseek-research status --json")
+@options.from_settings(StorageSettings)
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with everything that is known.")
+def status(settings: StorageSettings, as_json: bool) -> None:
+    """Show each collector: whether it listens, where, what it keeps, and what it had to leave."""
+    with location.found(settings) as database:
+        collectors = asyncio.run(_overview(database))
+    rows = [_row(one) for one in collectors]
+    if as_json:
+        rows = [row | {"reports": one.status} for row, one in zip(rows, collectors, strict=True)]
+    tables.show(rows, as_json=as_json, empty="No collector has written to this database yet.")
+
+
+async def _overview(database: location.Location) -> list[CollectorOverview]:
+    await database.prepare()
+    connection = await database.connect(Role.ANALYST)
+    try:
+        return await overview.overview(connection)
+    finally:
+        await connection.close()
+
+
+def _row(one: CollectorOverview) -> dict[str, Any]:
+    stretch, reports = one.stretch, one.status
+    totals = reports.get("totals", {})
+    return {
+        "client": one.client_id,
+        "listening": one.listening,
+        "since": stretch and (stretch.started_at if one.listening else stretch.ended_at),
+        "why not": None if one.listening else _why_not(one),
+        "role": stretch and stretch.role,
+        "level": stretch and stretch.branch_level,
+        "last_minute": one.kept_minute,
+        "last_hour": one.kept_hour,
+        "last_day": one.kept_day,
+        "in spool": reports.get("spool", {}).get("searches"),
+        "last_batch": one.last_batch_at,
+        "clock_ms": stretch and stretch.clock_offset_ms,
+        "heard twice": totals.get("duplicates"),
+        "refused": totals.get("refused"),
+        "dropped": totals.get("dropped"),
+        "gaps": one.gaps,
+    }
+
+
+def _why_not(one: CollectorOverview) -> str:
+    if one.status.get("state") in (None, "listening"):
+        return "not heard of since " + one.heartbeat_at.strftime("%H:%M:%SZ")
+    return f"{one.status['state']} {one.status.get('detail', '')}".strip()

@@ -1,0 +1,80 @@
+"""Where the database is: at the URL of the settings, or in the embedded PostgreSQL, which is started when needed."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import asyncpg
+
+from soulseek_research.storage import database, migrations
+from soulseek_research.storage.database import DatabaseAwayError, Role
+from soulseek_research.storage.embedded import EmbeddedServer
+from soulseek_research.storage.settings import StorageSettings
+
+
+class Location:
+    """A database that can be connected to for as long as this is held."""
+
+    def __init__(self, dsn: str, server: EmbeddedServer | None = None) -> None:
+        self._dsn = dsn
+        self._server = server
+
+    @property
+    def dsn(self) -> str:
+        """How to reach it. It may hold a password: it is not for logs."""
+        return self._dsn
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is the embedded one, which nobody else administers."""
+        return self._server is not None
+
+    async def connect(self, role: Role | None = None, **options: Any) -> asyncpg.Connection:
+        """Connect with the rights of `role`, or with those of the login; the options are those of `database.connect`.
+
+        Raises:
+            DatabaseAwayError: It cannot be reached now.
+            StorageError: It cannot be used until somebody changes something.
+        """
+        try:
+            return await database.connect(self._dsn, role=role, **options)
+        except DatabaseAwayError:
+            if self._server is None:
+                raise
+        # Whoever killed it, nobody but us will start it again.
+        self._dsn = await asyncio.to_thread(self._server.start)
+        return await database.connect(self._dsn, role=role, **options)
+
+    async def prepare(self) -> None:
+        """Bring the embedded database up to date; of any other, check that its owner has done so.
+
+        Raises:
+            StorageError: It cannot be used; the line says what its owner has to do.
+        """
+        connection = await self.connect()
+        try:
+            if self.embedded:
+                await migrations.migrate(connection)
+            else:
+                await migrations.check(connection)
+        finally:
+            await connection.close()
+
+
+@contextlib.contextmanager
+def found(settings: StorageSettings) -> Iterator[Location]:
+    """Find the database of the settings; the embedded one is started, and let go at the end. Blocks.
+
+    Raises:
+        StorageError: The settings are wrong, or the embedded PostgreSQL does not start.
+    """
+    dsn = settings.dsn()
+    if dsn is not None:
+        yield Location(dsn)
+        return
+    server = EmbeddedServer(settings.data_dir / "postgres")
+    try:
+        yield Location(server.start(), server)
+    finally:
+        server.release()

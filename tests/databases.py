@@ -1,0 +1,42 @@
+"""Databases for tests: each a fresh one on a server that is already there, gone when the test is over."""
+
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from urllib.parse import quote, urlsplit
+
+import asyncpg
+
+
+def named(dsn: str, database: str) -> str:
+    """Return the DSN of another database of the same server."""
+    return urlsplit(dsn)._replace(path=f"/{database}").geturl()
+
+
+@contextlib.asynccontextmanager
+async def connected(dsn: str, **settings: str) -> AsyncIterator[asyncpg.Connection]:
+    """A plain connection, without the checks and the role that `storage.database` brings."""
+    connection = await asyncpg.connect(dsn, server_settings={name: str(value) for name, value in settings.items()})
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def fresh(server_dsn: str, *options: str) -> AsyncIterator[str]:
+    """Create a database with the given options of CREATE DATABASE, and drop it whoever is still connected."""
+    name = f"test_{uuid.uuid4().hex[:16]}"
+    async with connected(server_dsn) as connection:
+        await connection.execute(f"CREATE DATABASE {name} {' '.join(options)}")
+    try:
+        yield named(server_dsn, name)
+    finally:
+        async with connected(server_dsn) as connection:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def as_user(dsn: str, user: str) -> str:
+    """Return the DSN for another login, without a password: the servers of the tests trust who reaches their socket."""
+    parts = urlsplit(dsn)
+    return parts._replace(netloc=f"{quote(user)}@{parts.netloc.rpartition('@')[2]}").geturl()
