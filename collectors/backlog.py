@@ -117,7 +117,7 @@ class Backlog:
         return await self.ask(note)
 
     async def finished(self, *, newest_too: bool) -> list[uuid.UUID]:
-        """The segments of which nothing waits; the newest is still appended to, unless its collector stops."""
+        """The segments that were sent to the end; the newest is still appended to, unless its collector stops."""
 
         def look(reader: SpoolReader) -> list[uuid.UUID]:
             segments = reader.segments()
@@ -143,7 +143,7 @@ class Backlog:
 
     def _is_finished(self, segment: SegmentState) -> bool:
         cursor = self._cursors.get(segment.segment_id)
-        return cursor is not None and (cursor.closed or cursor.after >= segment.last_position)
+        return cursor is not None and not cursor.closed and cursor.after >= segment.last_position
 
 
 def gather(segment: SegmentState, committed: int, chunks: Sequence[Chunk], client_id: str) -> Batch:

@@ -7,6 +7,7 @@ child and start a task for each, which is most of its work with five children.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import Any, Final
 
@@ -14,7 +15,11 @@ from aioslsk.network.connection import CloseReason, PeerConnection
 
 FLUSH_SECONDS: Final = 0.05
 BACKLOG_MAX_BYTES: Final = 1 << 20
+"""A child for which more than this waits when more comes is let go."""
 STALL_SECONDS: Final = 10.0
+"""So is one that takes nothing for so long."""
+
+_log = logging.getLogger(__name__)
 
 
 class _Child:
@@ -30,7 +35,7 @@ class _Child:
 
     def put(self, batch: bytes) -> bool:
         """Takes a batch; False when too much waits already."""
-        if self._waiting_bytes > self._brood.backlog_max_bytes:
+        if self._waiting_bytes > BACKLOG_MAX_BYTES:
             return False
         self._batches.append(batch)
         self._waiting_bytes += len(batch)
@@ -49,7 +54,7 @@ class _Child:
             self._more.clear()
             while self._batches:
                 try:
-                    async with asyncio.timeout(self._brood.stall_seconds):
+                    async with asyncio.timeout(STALL_SECONDS):
                         await self.connection.send_data(self._batches[0])
                 except TimeoutError:
                     self._brood.cut_off(self.connection)
@@ -62,26 +67,12 @@ class _Child:
 class Brood:
     """Sends the same bytes to all children.
 
-    Args:
-        flush_seconds: how long searches are collected before they are sent.
-        backlog_max_bytes: a child for which more is waiting when more comes is cut off.
-        stall_seconds: so is one that takes nothing for so long.
-
     Attributes:
-        too_slow: how many children were cut off.
+        too_slow: how many children were cut off because they did not take what was sent.
     """
 
-    def __init__(
-        self,
-        *,
-        flush_seconds: float = FLUSH_SECONDS,
-        backlog_max_bytes: int = BACKLOG_MAX_BYTES,
-        stall_seconds: float = STALL_SECONDS,
-    ) -> None:
+    def __init__(self) -> None:
         self.too_slow = 0
-        self.backlog_max_bytes = backlog_max_bytes
-        self.stall_seconds = stall_seconds
-        self._flush_seconds = flush_seconds
         self._children: dict[PeerConnection, _Child] = {}
         self._pending: list[bytes] = []
         self._closing: set[asyncio.Task[Any]] = set()
@@ -104,7 +95,7 @@ class Brood:
         if not self._children:
             return
         if not self._pending:
-            asyncio.get_running_loop().call_later(self._flush_seconds, self._flush)
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
         self._pending.append(frame)
 
     def _flush(self) -> None:
@@ -117,6 +108,7 @@ class Brood:
     def cut_off(self, connection: PeerConnection) -> None:
         """Ends the connection to a child that is too slow."""
         self.too_slow += 1
+        _log.info("A child was too slow and was let go")
         self.remove(connection)
         task = asyncio.create_task(connection.disconnect(CloseReason.TIMEOUT))
         self._closing.add(task)

@@ -2,8 +2,14 @@
 
 Searches are stored by column, as JSON that the sqlite3 shell can read:
 
-    SELECT c.segment, c.position, u.value AS username, json_extract(c.searches, '$.query[' || u.key || ']') AS query
-    FROM chunks c, json_each(c.searches, '$.username') u ORDER BY 1, 2, u.key;
+    SELECT t.value AS timestamp_ms,
+        json_extract(c.searches, '$.ticket[' || t.key || ']') AS ticket,
+        unicode(substr(json_extract(c.searches, '$.flags'), t.key + 1)) - 48 AS flags,
+        json_extract(c.searches, '$.username[' || t.key || ']') AS username,
+        json_extract(c.searches, '$.query[' || t.key || ']') AS query
+    FROM chunks c, json_each(c.searches, '$.timestamp') t ORDER BY c.segment, c.position, t.key;
+
+Source and flags are strings with one character a search, "0" and so many after it: numbers are what takes JSON longest.
 
 A chunk carries a SHA-256 digest of what is stored, bound to its place: a flipped bit, or a chunk of another segment or
 position, is found before it is sent. The database keeps the digest of the last chunk it took, so a spool that was
@@ -32,6 +38,10 @@ _MINUTE_MS = 60_000
 _POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01 UTC
 _DIGEST_DOMAIN = b"soulseek-research chunk v1\0"
 
+# Sources and flags are below 64.
+_TO_CHARACTERS = bytes.maketrans(bytes(range(64)), bytes(range(48, 112)))
+_FROM_CHARACTERS = bytes.maketrans(bytes(range(48, 112)), bytes(range(64)))
+
 # The encoder is made once: json.dumps() with these settings would make one each time.
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 _encode_ascii = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
@@ -46,8 +56,8 @@ class Columns(NamedTuple):
 
     timestamp: list[int]
     ticket: list[int | None]
-    source: list[int]
-    flags: list[int]
+    source: Sequence[int]
+    flags: Sequence[int]
     username: list[str]
     query: list[str]
 
@@ -135,20 +145,27 @@ class Chunk:
             raise SpoolDamaged(f"chunk {self.position} of segment {self.segment_id} is damaged: {self.damage}")
 
 
-def minute_of(record: Record) -> int:
-    """The minute in which a record's search arrived, by minutes since 1970."""
-    return (record[0][0] // 1000 + _POSTGRES_EPOCH_MS) // _MINUTE_MS
-
-
 def encode_searches(rows: Sequence[Row]) -> bytes:
     """Searches as JSON by column, in UTF-8."""
-    columns = Columns(*map(list, zip(*rows, strict=True))) if rows else Columns([], [], [], [], [], [])
-    return encode_json(columns._asdict())
+    timestamp, ticket, source, flags, username, query = zip(*rows, strict=True) if rows else ((),) * 6
+    return encode_json(
+        {
+            "timestamp": timestamp,
+            "ticket": ticket,
+            "source": bytes(source).translate(_TO_CHARACTERS).decode(),
+            "flags": bytes(flags).translate(_TO_CHARACTERS).decode(),
+            "username": username,
+            "query": query,
+        }
+    )
 
 
 def decode_searches(searches: bytes) -> Columns:
     """The inverse of `encode_searches`."""
-    return Columns(**json.loads(searches))
+    columns = json.loads(searches)
+    for name in ("source", "flags"):
+        columns[name] = columns[name].encode().translate(_FROM_CHARACTERS)
+    return Columns(**columns)
 
 
 def encode_json(value: Any) -> bytes:

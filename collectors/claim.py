@@ -16,6 +16,7 @@ from asyncpg import exceptions
 
 from collectors import ghost
 from collectors.errors import CollectorError
+from soulseek_research.storage import migrations
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ PING_TIMEOUT_SECONDS = 10.0
 GHOST_SECONDS = 2.0 * KEEPALIVE_SECONDS
 LOCK_TIMEOUT = "10s"
 RETRY_SECONDS = 0.25
+LEAVE_SECONDS = 2.0
 
 
 class Connect(Protocol):
@@ -109,7 +111,7 @@ class Claim:
 
         Raises:
             AlreadyClaimed: another collector holds it.
-            StorageError: the database cannot be used.
+            StorageError: the database cannot be used, or lacks a migration.
         """
         connection = await connect(
             application_name=f"soulseek-research claim {client_id}",
@@ -117,6 +119,7 @@ class Claim:
             server_settings={"lock_timeout": LOCK_TIMEOUT, "idle_session_timeout": "0"},
         )
         try:
+            await migrations.check(connection)
             for backend in ghosts:
                 await ghost.end(connection, backend)
             await _lock(connection, client_id, patience_seconds, previous)
@@ -139,7 +142,7 @@ class Claim:
                 await pinging
         self.is_lost = True
         with contextlib.suppress(Exception):
-            await connection.close(timeout=PING_SECONDS)
+            await connection.close(timeout=LEAVE_SECONDS)
         connection.terminate()
 
     async def held_by_ghost(self, connection: asyncpg.Connection) -> bool:

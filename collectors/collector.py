@@ -19,7 +19,7 @@ from collectors.counts import Counts
 from collectors.coverage import Ledger
 from collectors.flush import Flusher
 from collectors.intake import Intake
-from collectors.keys import KeyRing
+from collectors.keys import KeyRing, KeyRingError
 from collectors.pseudonym import Pseudonymiser
 from collectors.session import State, Terms
 from collectors.settings import CollectorSettings
@@ -226,7 +226,12 @@ class Collector:
         except Exception as error:  # noqa: BLE001 - the writer tells what is wrong with the database
             _log.debug("key epochs not refreshed: %s", type(error).__name__)
             return
-        parts.pseudonym.refresh(known)
+        try:
+            parts.pseudonym.refresh(known)
+        except KeyRingError as error:
+            # What was known stays in force: a file that somebody drops into the key folder stops nothing.
+            _log.warning("%s", error)
+            return
         await parts.flusher.with_spool(epochs.remember, known)
 
     async def _count_minutes(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from collectors.clock import ClockReading
 from collectors.counts import Counts
-from collectors.keys import MissingKey
+from collectors.keys import KeyRingError
 from collectors.search import Row
 
 Role = Literal["child", "branch root", "addressed"]
@@ -268,7 +268,7 @@ class Ledger:
     def _name(self, root: str | None, now: float) -> str | None:
         try:
             return None if root is None else self._pseudonym(root, int(now * 1000))
-        except MissingKey:
+        except KeyRingError:
             return None
 
     def _totals(self) -> _Totals:

@@ -9,8 +9,8 @@ from typing import Final
 
 WINDOW_SECONDS: Final = 60
 MAX_REMEMBERED: Final = 600_000
-"""About 180 MB, and enough for 5,000 searches/s, a hundred times the network's rate; at 100/s it is 4 MB. Beyond it the
-window gets shorter (at 10,000/s it is never under 30 seconds)."""
+"""About 130 MB, and enough for 5,000 searches/s, a hundred times the network's rate; at 100/s it takes 3 MB. Beyond it
+the window gets shorter (at 10,000/s it is never under 30 seconds)."""
 MAX_WHOLE_CHARACTERS: Final = 64
 """Longer queries are remembered by their SHA-256: as exact, and a flood of 64 KB queries takes no more memory."""
 

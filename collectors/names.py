@@ -19,8 +19,8 @@ from typing import Final
 
 WINDOW_HOURS: Final = 6
 """A name is remembered for at least this long after it was last heard, and for twice as long at most."""
-MAX_NAMES: Final = 200_000
-"""In both generations together; a day on one branch brings about 30,000. Beyond it the window gets shorter."""
+MAX_NAMES: Final = 100_000
+"""About 25 MB; a day on one branch brings 30,000 (11 MB). Beyond it the window gets shorter."""
 MIN_NAME_CHARACTERS: Final = 4
 MAX_NAME_CHARACTERS: Final = 64
 MAX_NAME_WORDS: Final = 8
@@ -64,9 +64,10 @@ class _Generation:
             self.longest[parts[0]] = max(len(parts), self.longest.get(parts[0], 0))
 
     def found_in(self, query_words: list[bytes]) -> bool:
-        """For a query that holds a first word at least."""
         if not self.names.isdisjoint(query_words):
             return True
+        if self.longest.keys().isdisjoint(query_words):
+            return False
         for start, word in enumerate(query_words):
             for end in range(start + 2, min(start + self.longest.get(word, 0), len(query_words)) + 1):
                 if b" ".join(query_words[start:end]) in self.names:

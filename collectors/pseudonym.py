@@ -23,7 +23,7 @@ from collectors.errors import CollectorError
 MAX_NAME_BYTES: Final = 255
 """Longer names (no server grants them) are encrypted as their SHA-256: still one pseudonym a name, and a small row."""
 CACHED_NAMES: Final = 60_000
-"""Twice a day's searchers on one branch; about 16 MB when full."""
+"""Twice a day's searchers on one branch; about 12 MB when full."""
 _MAX_CACHED_CHARACTERS: Final = 64
 
 _PURPOSE: Final = b"soulseek-research username v1"

@@ -70,7 +70,9 @@ async def reconcile(
     findings = await backlog.ask(
         lambda reader: examine(reader, here, database_id, resend_all=assignment.resend_all),
     )
-    if findings and findings[-1].diverged and assignment.first_segment is not None:
+    first = assignment.first_segment
+    older = held[: held.index(first)] if first in held else held
+    if any(finding.diverged and finding.segment.segment_id not in older for finding in findings):
         await assignment.new_segment()  # what is heard from now on has a segment that nobody else knows
     for finding in findings:
         await _settle(finding, delivery, database_id, backlog)
@@ -78,8 +80,7 @@ async def reconcile(
         logger.error("the spool does not hold segment %s, which the database waits for: it was replaced", segment_id)
         await delivery.write_off(segment_id, gap, "lost")
     backlog.rewind({finding.segment.segment_id: finding.cursor for finding in findings})
-    first = assignment.first_segment
-    return set(held[: held.index(first)] if first in held else held)
+    return set(older)
 
 
 async def _settle(finding: Finding, delivery: Delivery, database_id: uuid.UUID, backlog: Backlog) -> None:

@@ -28,27 +28,42 @@ def _host_and_port(value: str) -> str:
     return value
 
 
-class CollectorSettings(StorageSettings):
+class SpoolSettings(StorageSettings):
+    """Whose spool, and where it is with its keys."""
+
+    client_id: Annotated[str, AfterValidator(_client_id)] = Field(
+        "local", description="Names this place of listening, for ever: a region, say."
+    )
+    spool_max_bytes: int = Field(
+        8 * GIBIBYTE, ge=1024**2, description="How large the spool may grow while the database is away, in bytes."
+    )
+
+    @property
+    def spool_path(self) -> Path:
+        """The spool of this client id."""
+        return self.data_dir / "spool" / f"{self.client_id}.sqlite"
+
+    @property
+    def keys_dir(self) -> Path:
+        """Where the pseudonym keys are kept."""
+        return self.data_dir / "keys"
+
+
+class CollectorSettings(SpoolSettings):
     """Settings of one collector."""
 
     username: str = Field(min_length=1, description="The Soulseek account to listen with.")
     password: SecretStr | None = Field(None, description="Its password; better from the environment or a file.")
     password_file: Path | None = Field(None, description="A file that holds the password.")
-    client_id: Annotated[str, AfterValidator(_client_id)] = Field(
-        "local", description="Names this place of listening, for ever: a region, say."
-    )
     server: Annotated[str, AfterValidator(_host_and_port)] = Field(
         OFFICIAL_SERVER, description="The Soulseek server, as HOST:PORT."
     )
     listen_port: int = Field(
-        0, ge=0, lt=65536, description="A port on which other clients may reach this one; 0 (the default) for none."
+        0, ge=0, lt=65536, description="A port on which other clients may reach this one; 0 for none."
     )
     pseudonyms: Literal["aes-siv", "hmac-sha256"] = Field(
         "aes-siv",
         description="How a first key hides names: aes-siv (the key holder can reverse it) or hmac-sha256 (nobody can).",
-    )
-    spool_max_bytes: int = Field(
-        8 * GIBIBYTE, ge=1024**2, description="How large the spool may grow while the database is away, in bytes."
     )
     silence_seconds: float = Field(
         120.0, gt=0, description="After how long without a single search to begin again with a fresh connection."
@@ -83,13 +98,3 @@ class CollectorSettings(StorageSettings):
         """Host and port of the Soulseek server."""
         host, _, port = self.server.rpartition(":")
         return host.strip("[]"), int(port)
-
-    @property
-    def spool_path(self) -> Path:
-        """The spool of this client id."""
-        return self.data_dir / "spool" / f"{self.client_id}.sqlite"
-
-    @property
-    def keys_dir(self) -> Path:
-        """Where the pseudonym keys are kept."""
-        return self.data_dir / "keys"

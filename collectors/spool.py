@@ -17,6 +17,7 @@ from collectors.spool_file import (
     PAGE_BYTES,
     SpoolError,
     SpoolFile,
+    SpoolFileDamaged,
     SpoolFull,
     SpoolLock,
     SpoolLocked,
@@ -114,11 +115,11 @@ class Spool(SpoolReader):
         self._make_room(len(searches) + len(ledger_text), reserve_bytes=self._reserve_bytes if rows else 0)
         with self._file.transaction() as connection:
             found = connection.execute(
-                "SELECT segment_id, last_position + 1 FROM segments WHERE segment = ?", (self._current,)
+                "SELECT segment_id, last_position, last_searches FROM segments WHERE segment = ?", (self._current,)
             ).fetchone()
             if found is None:
                 raise SpoolError(f"spool {self.path}: no segment is open")
-            position = int(found[1])
+            position, searches_until = int(found[1]) + 1, int(found[2]) + len(rows)
             digest = chunk.digest_of(
                 uuid.UUID(found[0]),
                 position,
@@ -129,11 +130,20 @@ class Spool(SpoolReader):
             )
             connection.execute(
                 sql("insert_chunk"),
-                (self._current, position, len(rows), heard_until_ms, digest, ledger_text, searches),
+                {
+                    "segment": self._current,
+                    "position": position,
+                    "search_count": len(rows),
+                    "searches_until": searches_until,
+                    "heard_until_ms": heard_until_ms,
+                    "digest": digest,
+                    "ledger_text": ledger_text,
+                    "searches": searches,
+                },
             )
             connection.execute(
-                "UPDATE segments SET last_position = ?, last_searches = last_searches + ? WHERE segment = ?",
-                (position, len(rows), self._current),
+                "UPDATE segments SET last_position = ?, last_searches = ? WHERE segment = ?",
+                (position, searches_until, self._current),
             )
         return position
 
@@ -172,21 +182,27 @@ class Spool(SpoolReader):
 
     def _remove_acknowledged(self, cutoff_ms: int | None) -> int:
         """Removes a few of the oldest chunks that were acknowledged before the cutoff, or at all (None)."""
-        with self._file.transaction() as connection:
+        with self._file.transaction(read_only=True) as connection:
             found = connection.execute(
                 sql("prunable"), {"cutoff_ms": cutoff_ms, "everything": cutoff_ms is None}
             ).fetchone()
-            if found is None:
-                return 0
-            segment, pruned, until = found
-            until = min(until, pruned + PRUNE_CHUNKS)
-            connection.execute(sql("mark_pruned"), {"segment": segment, "until": until})
-            connection.execute("DELETE FROM chunks WHERE segment = ? AND position <= ?", (segment, until))
-            connection.execute(
-                "DELETE FROM acknowledgements WHERE segment = ? AND acknowledged_at_ms <= ? AND position <= ?",
-                (segment, cutoff_ms, until),
-            )
-            return int(until - pruned)
+        if found is None:
+            return 0
+        segment, pruned, until = found
+        until = min(until, pruned + PRUNE_CHUNKS)
+        digest, searches_until = self._end_of(segment, until)
+        marked = {"segment": segment, "until": until, "searches_until": searches_until, "digest": digest}
+        try:
+            with self._file.transaction() as connection:
+                connection.execute(sql("mark_pruned"), marked)
+                connection.execute(
+                    "DELETE FROM chunks WHERE segment = ? AND position BETWEEN ? AND ?", (segment, pruned + 1, until)
+                )
+        except SpoolFileDamaged:
+            # What lies on a damaged page cannot be removed. It costs its space, and is passed over from now on.
+            with self._file.transaction() as connection:
+                connection.execute(sql("mark_pruned"), marked)
+        return int(until - pruned)
 
     def _remove_ended_segments(self, cutoff_ms: int) -> None:
         with self._file.transaction() as connection:

@@ -37,6 +37,10 @@ class SpoolUnavailable(SpoolError):  # noqa: N818
     """The disk does not do what it should. Nothing was stored; trying again later may do."""
 
 
+class SpoolFileDamaged(SpoolUnavailable):
+    """SQLite lost its way in the file. What lies on other pages of it can still be read."""
+
+
 class SpoolFull(SpoolError):  # noqa: N818
     """The spool has reached its size limit."""
 
@@ -79,7 +83,8 @@ class SpoolFile:
             try:
                 connection.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
                 yield connection
-                connection.execute("COMMIT")
+                # There is nothing to commit after reading, and SQLite refuses to once it has met a damaged page.
+                connection.execute("ROLLBACK" if read_only else "COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -101,7 +106,8 @@ class SpoolFile:
             # the disk may have been taken away and brought back.
             if primary_code(error) not in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY}:
                 self.close()
-            raise SpoolUnavailable(f"spool {self.path}: {_in_words(error)}") from error
+            kind = SpoolFileDamaged if primary_code(error) == sqlite3.SQLITE_CORRUPT else SpoolUnavailable
+            raise kind(f"spool {self.path}: {_in_words(error)}") from error
         except OSError as error:
             raise SpoolUnavailable(f"spool {self.path}: {error.strerror}") from error
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from collectors import chunk
 from collectors.chunk import Chunk
-from collectors.spool_file import PAGE_BYTES, SpoolError, SpoolFile, primary_code, sql
+from collectors.spool_file import PAGE_BYTES, SpoolError, SpoolFile, SpoolFileDamaged, primary_code, sql
 
 READ_CHUNKS = 1000
 """At most so many chunks are read at once, however few searches they hold."""
@@ -92,10 +92,7 @@ class SpoolReader:
             reading = self._reading(connection, segment_id)
             if reading.pruned_position < position <= reading.last_position:
                 return next(reading.chunks(position, position)).digest
-            digest: bytes | None = connection.execute(
-                "SELECT pruned_digest FROM segments WHERE segment = ?", (reading.number,)
-            ).fetchone()[0]
-            return digest if position == reading.pruned_position else None
+            return reading.pruned_digest if position == reading.pruned_position else None
 
     def acknowledge(self, segment_id: uuid.UUID, position: int, database_id: uuid.UUID) -> None:
         """Note that the database has the chunks up to `position`: fewer than before when it has lost some since.
@@ -104,14 +101,22 @@ class SpoolReader:
             SpoolError: There is no such chunk, or it was pruned.
         """
         now_ms = time.time_ns() // 1_000_000
-        with self._file.transaction() as connection:
+        with self._file.transaction(read_only=True) as connection:
             reading = self._reading(connection, segment_id)
-            number, first, last = reading.number, reading.pruned_position, reading.last_position
-            if not first <= position <= last:
-                raise SpoolError(f"segment {segment_id}: no chunk {position}, only {first + 1} to {last}")
+        number, first, last = reading.number, reading.pruned_position, reading.last_position
+        if not first <= position <= last:
+            raise SpoolError(f"segment {segment_id}: no chunk {position}, only {first + 1} to {last}")
+        _, searches_until = self._end_of(number, position)
+        with self._file.transaction() as connection:
             connection.execute(
                 sql("acknowledge"),
-                {"segment": number, "position": position, "database_id": str(database_id), "now_ms": now_ms},
+                {
+                    "segment": number,
+                    "position": position,
+                    "searches_until": searches_until,
+                    "database_id": str(database_id),
+                    "now_ms": now_ms,
+                },
             )
             if position > reading.acknowledged_position:
                 connection.execute("INSERT INTO acknowledgements VALUES (?, ?, ?)", (number, now_ms, position))
@@ -123,8 +128,10 @@ class SpoolReader:
     def depth(self) -> Depth:
         """How much waits for the database."""
         with self._file.transaction(read_only=True) as connection:
-            chunks, searches, oldest_ms = connection.execute(sql("depth")).fetchone()
-            return Depth(chunks, searches, used_bytes(connection), oldest_ms)
+            chunks, searches = connection.execute(sql("depth")).fetchone()
+            used = used_bytes(connection)
+        oldest = self._try_chunk(sql("oldest"))
+        return Depth(chunks, searches, used, oldest[0] if oldest else None)
 
     def remember(self, name: str, value: str) -> None:
         """Keep a small fact."""
@@ -147,9 +154,25 @@ class SpoolReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _end_of(self, number: int, position: int) -> tuple[bytes | None, int | None]:
+        """Digest and searches up to a chunk, as far as they can be read."""
+        found = self._try_chunk(
+            "SELECT digest, searches_until FROM chunks WHERE segment = ? AND position = ?", number, position
+        )
+        return (found[0], found[1]) if found else (None, None)
+
+    def _try_chunk(self, query: str, *parameters: int) -> tuple[Any, ...] | None:
+        """A row of a chunk, or None: a damaged page must not keep the others from being acknowledged and pruned."""
+        try:
+            with self._file.transaction(read_only=True) as connection:
+                row: tuple[Any, ...] | None = connection.execute(query, parameters).fetchone()
+                return row
+        except SpoolFileDamaged:
+            return None
+
     def _reading(self, connection: sqlite3.Connection, segment_id: uuid.UUID) -> "_Reading":
         found = connection.execute(
-            "SELECT segment, opened_at_ms, last_position, acknowledged_position, pruned_position "
+            "SELECT segment, opened_at_ms, last_position, acknowledged_position, pruned_position, pruned_digest "
             "FROM segments WHERE segment_id = ?",
             (str(segment_id),),
         ).fetchone()
@@ -175,6 +198,7 @@ class _Reading(NamedTuple):
     last_position: int
     acknowledged_position: int
     pruned_position: int
+    pruned_digest: bytes | None
 
     def chunks(self, first: int, last: int) -> Iterator[Chunk]:
         position = first

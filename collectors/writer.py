@@ -33,7 +33,7 @@ SESSION_SETTINGS = {
     "idle_in_transaction_session_timeout": "15s",
     "idle_session_timeout": "0",
 }
-LEAVE_SECONDS = 5.0
+LEAVE_SECONDS = 2.0
 
 
 class Writer:

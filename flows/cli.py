@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "flows.commands.demo:demo",
     "migrate": "flows.commands.migrate:migrate",
     "key": "flows.commands.key:key",
+    "psql": "flows.commands.psql:psql",
     "refill": "flows.commands.refill:refill",
     "version": "flows.commands.version:version",
 }

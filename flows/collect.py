@@ -7,7 +7,8 @@ twice, one collector a client id) holds by the spool and the locks, also when Pr
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -16,12 +17,14 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed
 
-from collectors import claim, collector, summary
+from collectors import claim, collector, spool, summary
 from collectors.settings import CollectorSettings
 
 SUMMARY_SECONDS = 60.0
+FLUSHED = "Stopped, with everything flushed."
 
 
 @flow(name="collect", flow_run_name="{client_id}", retries=0, persist_result=False, log_prints=False)
@@ -37,11 +40,49 @@ async def collect(client_id: str) -> State[Any]:
     logger = get_run_logger()
     listening = collector.Collector(CollectorSettings(client_id=client_id))
     try:
-        async with _shown(listening, logger):
-            await listening.run()
-    except claim.AlreadyClaimed as error:
+        with _terminated_gently(listening) as termination:
+            async with _shown(listening, logger):
+                await listening.run()
+    except (claim.AlreadyClaimed, spool.SpoolLocked) as error:
         return Completed(name="Skipped", message=str(error))
-    return Completed(message="Stopped, with everything flushed.")
+    if termination.is_set() and not await _is_cancelled():
+        # Not by Prefect's will, so that Prefect should know; what was heard is safe.
+        signal.raise_signal(signal.SIGTERM)
+    return Cancelled(message=FLUSHED) if termination.is_set() else Completed(message=FLUSHED)
+
+
+@contextlib.contextmanager
+def _terminated_gently(listening: collector.Collector) -> Iterator[asyncio.Event]:
+    """Let SIGTERM, by which Prefect cancels a run, stop the collector before Prefect hears of it.
+
+    Prefect's own handler raises in the midst of the event loop, which then cancels every task at once: also those that
+    are about to bring the last searches to the database.
+
+    Returns:
+        An event that tells whether it came.
+    """
+    termination = asyncio.Event()
+
+    def terminate() -> None:
+        termination.set()
+        listening.stop()
+
+    loop, prefects = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        yield termination
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, prefects)
+
+
+async def _is_cancelled() -> bool:
+    """Whether this run is to end because somebody cancelled it; not known while Prefect's server is away."""
+    with contextlib.suppress(Exception):
+        async with get_client() as client:
+            run = await client.read_flow_run(flow_run.id)
+            return run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled())
+    return False
 
 
 @contextlib.asynccontextmanager

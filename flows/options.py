@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 import pydantic
+from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
@@ -50,8 +51,8 @@ def read(model: type[SettingsT], flags: dict[str, Any]) -> SettingsT:
 def _option(model: type[BaseSettings], name: str) -> Callable[[Command], Command]:
     field = model.model_fields[name]
     kind = _plain_type(field.annotation)
-    variable = f"{model.model_config.get('env_prefix', '')}{name}".upper()
-    text = f"{field.description or ''}  [env: {variable}]".strip()
+    default = "" if field.default in (None, PydanticUndefined) else f"default: {field.default}; "
+    text = f"{field.description or ''}  [{default}env: {_variable(model, name)}]".strip()
     if kind is bool:
         return click.option(f"--{_dashed(name)}/--no-{_dashed(name)}", name, default=None, help=text)
     metavar = "FILE" if name.endswith("_file") else "DIR" if kind is Path else name.rpartition("_")[2].upper()
@@ -70,10 +71,13 @@ def _explain(model: type[BaseSettings], problem: Any) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else ""
     if name not in model.model_fields:
         return str(problem["msg"]).removeprefix("Value error, ")
-    variable = f"{model.model_config.get('env_prefix', '')}{name}".upper()
     if problem["type"] == "missing":
-        return f"--{_dashed(name)} is needed (or {variable} in the environment or .env)"
+        return f"--{_dashed(name)} is needed (or {_variable(model, name)} in the environment or .env)"
     return f"--{_dashed(name)}: {str(problem['msg']).removeprefix('Value error, ')}"
+
+
+def _variable(model: type[BaseSettings], name: str) -> str:
+    return f"{model.model_config.get('env_prefix', '')}{name}".upper()
 
 
 def _dashed(name: str) -> str:

@@ -1,11 +1,12 @@
 """A collector without a network: searches are made up here, and everything behind the listening is real."""
 
 import asyncio
+import contextlib
 import functools
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -125,13 +126,24 @@ class Collecting:
         self.heard += [row[5] for row in rows]
         self.writer.appended(len(rows))
 
-    async def feed(self, seconds: float, *, rate: int = 2000) -> None:
-        """Hears and flushes, ten times a second."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.hear_many(rate // 10)
-            await self.flush()
-            await asyncio.sleep(0.1)
+    @contextlib.asynccontextmanager
+    async def fed(self, rate: int) -> AsyncIterator[None]:
+        """Hears so many searches a second, and flushes ten times a second."""
+        ended = asyncio.Event()
+
+        async def feed() -> None:
+            while not ended.is_set():
+                self.hear_many(rate // 10)
+                await self.flush()
+                await asyncio.sleep(0.1)
+
+        feeding = asyncio.create_task(feed())
+        try:
+            yield
+            assert not feeding.done(), "listening goes on whatever happens"
+        finally:
+            ended.set()
+            await feeding
 
     async def drained(self, seconds: float = 20) -> None:
         """Until the database has everything."""
@@ -141,6 +153,14 @@ class Collecting:
                 if self.running.done():
                     await self.running
                 await asyncio.sleep(0.02)
+
+    async def in_trouble(self) -> str:
+        """Until the writer has something to complain of."""
+        for _ in range(1000):
+            await asyncio.sleep(0.02)
+            if self.writer.state.error is not None:
+                return self.writer.state.error
+        raise TimeoutError
 
 
 async def assert_exactly_once(dsn: str, heard: list[str], *, coverage_too: bool = True) -> None:

@@ -36,7 +36,13 @@ async def fresh(server_dsn: str, *options: str) -> AsyncIterator[str]:
             await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def as_user(dsn: str, user: str) -> str:
-    """Return the DSN for another login, without a password: the servers of the tests trust who reaches their socket."""
+def as_user(dsn: str, user: str, password: str | None = None) -> str:
+    """Return the DSN for another login; most servers of the tests trust whoever reaches their socket."""
     parts = urlsplit(dsn)
-    return parts._replace(netloc=f"{quote(user)}@{parts.netloc.rpartition('@')[2]}").geturl()
+    login = quote(user) if password is None else f"{quote(user)}:{quote(password)}"
+    return parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def name_of(dsn: str) -> str:
+    """Return the name of the database."""
+    return urlsplit(dsn).path.removeprefix("/")

@@ -85,6 +85,12 @@ class Proxy:
         """Ends a stall, with everything that was held back."""
         self.flowing.set()
 
+    def forget(self) -> None:
+        """Ends a stall as a NAT does that has forgotten the old connections: they stay silent, new ones work."""
+        for link in list(self._links):
+            link.is_forgotten = True
+        self.flowing.set()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             upstream = await self._connect()
@@ -117,7 +123,7 @@ class _Link:
         self._proxy = proxy
         self._client, self._server = client, server
         self._deaf = False  # the client no longer hears the server
-        self._ghost = asyncio.Event()
+        self.is_forgotten = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -165,7 +171,7 @@ class _Link:
         self._deaf = True
         if fault is AtCommit.GHOST:
             _reset(self._client[1])
-            await self._ghost.wait()
+            await asyncio.Event().wait()
         self._server[1].write(data)
         if fault is AtCommit.RESET_DURING:
             _reset(self._client[1])
@@ -178,6 +184,8 @@ class _Link:
         except OSError:
             return b""
         await self._proxy.flowing.wait()
+        if self.is_forgotten:
+            await asyncio.Event().wait()
         return data
 
     async def _drain(self, writer: asyncio.StreamWriter) -> None:

@@ -51,7 +51,7 @@ def demo(settings: StorageSettings, seconds: float, as_json: bool) -> None:
     with location.found(own) as database:
         began = datetime.now(UTC)
         asyncio.run(_listen(database, folder, seconds, console))
-        _conclude(*asyncio.run(_results(database, began)), database, as_json=as_json)
+        _conclude(*asyncio.run(_results(database, began)), folder, as_json=as_json)
 
 
 async def _listen(database: location.Location, folder: Path, seconds: float, console: Console) -> None:
@@ -164,7 +164,7 @@ async def _results(database: location.Location, began: datetime) -> tuple[list[A
     return heard, wanted
 
 
-def _conclude(heard: list[Any], wanted: list[Any], database: location.Location, *, as_json: bool) -> None:
+def _conclude(heard: list[Any], wanted: list[Any], folder: Path, *, as_json: bool) -> None:
     tables.show(
         [
             {
@@ -188,9 +188,10 @@ def _conclude(heard: list[Any], wanted: list[Any], database: location.Location, 
         as_json=as_json,
     )
     if not as_json:
+        command = os.path.relpath(sys.argv[0]) if sys.argv[0].endswith("soulseek-research") else "soulseek-research"
         click.echo(
-            "\nTo look further, while `soulseek-research demo` runs:\n"
-            f"  psql '{database.dsn}' -c 'TABLE searches LIMIT 10'\n"
-            f"  soulseek-research status --database-url '{database.dsn}'\n"
-            "To hear the real network:  soulseek-research start --username U --password-file F"
+            "\nTo look further:\n"
+            f"  {command} psql --data-dir {folder}\n"
+            f"  {command} status --data-dir {folder}\n"
+            f"To hear the real network:\n  {command} start --username U --password-file F"
         )

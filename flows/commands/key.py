@@ -2,15 +2,16 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import click
 
 from collectors.keys import AES_SIV, SECRET_BYTES, Key, KeyRing
+from collectors.settings import SpoolSettings
 from flows import options, tables
 from soulseek_research.storage import epochs, location
 from soulseek_research.storage.epochs import KeyEpoch
+from soulseek_research.storage.errors import StorageError
 from soulseek_research.storage.settings import StorageSettings
 
 AHEAD_DAYS = 7.0
@@ -25,9 +26,9 @@ def key() -> None:
 
 
 @key.command(epilog="Example:  soulseek-research key new")
-@options.from_settings(StorageSettings, "data_dir")
+@options.from_settings(SpoolSettings, "data_dir")
 @click.option("--algorithm", type=click.Choice(list(SECRET_BYTES)), default=AES_SIV, show_default=True)
-def new(settings: StorageSettings, algorithm: str) -> None:
+def new(settings: SpoolSettings, algorithm: str) -> None:
     """Make a key in this machine's key folder. It counts for nothing until it is registered."""
     ring = _ring(settings)
     made = ring.new(algorithm)
@@ -40,9 +41,9 @@ def new(settings: StorageSettings, algorithm: str) -> None:
 
 
 @key.command(epilog="Example:  soulseek-research key show --json")
-@options.from_settings(StorageSettings)
+@options.from_settings(SpoolSettings, *StorageSettings.model_fields)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def show(settings: StorageSettings, as_json: bool) -> None:
+def show(settings: SpoolSettings, as_json: bool) -> None:
     """Show the keys of this machine and the epochs that the database knows. Never a key itself."""
     ring = _ring(settings)
     with location.found(settings) as database:
@@ -69,17 +70,17 @@ def show(settings: StorageSettings, as_json: bool) -> None:
 
 
 @key.command(epilog="Example:  soulseek-research key export abcd2345 > key.txt   (chmod 600)")
-@options.from_settings(StorageSettings, "data_dir")
+@options.from_settings(SpoolSettings, "data_dir")
 @click.argument("key_id")
-def export(settings: StorageSettings, key_id: str) -> None:
+def export(settings: SpoolSettings, key_id: str) -> None:
     """Print a key as one line, to be imported where another collector runs. Whoever has it can reverse pseudonyms."""
     click.echo(_ring(settings).export_text(key_id))
 
 
 @key.command("import", epilog="Example:  soulseek-research key import key.txt")
-@options.from_settings(StorageSettings, "data_dir")
+@options.from_settings(SpoolSettings, "data_dir")
 @click.argument("file", type=click.File("r", encoding="utf-8"), default="-")
-def import_(settings: StorageSettings, file: Any) -> None:
+def import_(settings: SpoolSettings, file: Any) -> None:
     """Take a key that was exported elsewhere, from FILE or from standard input."""
     if file.isatty():
         click.echo("Paste the exported key, then Enter and Ctrl-D:", err=True)
@@ -88,13 +89,13 @@ def import_(settings: StorageSettings, file: Any) -> None:
 
 
 @key.command(epilog="Example:  soulseek-research key rotate --at 2027-01-01T00:00Z")
-@options.from_settings(StorageSettings)
+@options.from_settings(SpoolSettings, *StorageSettings.model_fields)
 @click.option(
     "--at", "moment", help=f"When it takes over, ISO 8601 with a time zone; in {AHEAD_DAYS:.0f} days if left out."
 )
 @click.option("--key", "key_id", help="A key that is here; a new one is made if left out.")
 @click.option("--algorithm", type=click.Choice(list(SECRET_BYTES)), default=AES_SIV, help="Of a new key.")
-def rotate(settings: StorageSettings, moment: str | None, key_id: str | None, algorithm: str) -> None:
+def rotate(settings: SpoolSettings, moment: str | None, key_id: str | None, algorithm: str) -> None:
     """Announce the next key, as the owner of the database, so that it can be brought everywhere before it counts.
 
     Without any registered key, the one named is registered as the first.
@@ -105,7 +106,8 @@ def rotate(settings: StorageSettings, moment: str | None, key_id: str | None, al
     try:
         with location.found(settings) as database:
             first = asyncio.run(_announce(database, taken, begins))
-    except BaseException:
+    except StorageError:
+        # Only where the database surely knows nothing of it: a connection that is lost may have announced it first.
         if key_id is None:
             ring.discard(taken.key_id)
         raise
@@ -154,5 +156,5 @@ async def _known(database: location.Location) -> list[KeyEpoch]:
         await connection.close()
 
 
-def _ring(settings: StorageSettings) -> KeyRing:
-    return KeyRing(Path(settings.data_dir) / "keys")
+def _ring(settings: SpoolSettings) -> KeyRing:
+    return KeyRing(settings.keys_dir)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections.abc import Container, Sequence
 
 from . import frames, sockets
 from .frames import messages
-
-# A child that reads nothing is let go when this much waits for it, as a real parent would.
-CHILD_BACKLOG_BYTES = 64 << 20
 
 
 class Child:
@@ -22,15 +18,8 @@ class Child:
         self.writer = writer
 
     def write(self, data: bytes) -> bool:
-        """Hand bytes to the connection; False when it is closing or reads too slowly."""
-        transport = self.writer.transport
-        if transport.is_closing():
-            return False
-        if transport.get_write_buffer_size() > CHILD_BACKLOG_BYTES:
-            transport.abort()
-            return False
-        self.writer.write(data)
-        return True
+        """Hand bytes to the connection; False when it is gone."""
+        return sockets.write(self.writer, data)
 
 
 class Parent:
@@ -133,5 +122,4 @@ class Branch:
     async def drain(self) -> None:
         """Wait until every child has room for more."""
         for child in self.children():
-            with contextlib.suppress(ConnectionError):
-                await child.writer.drain()
+            await sockets.drain(child.writer)

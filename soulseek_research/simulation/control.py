@@ -141,9 +141,7 @@ async def _unix_socket(control: Control, path: Path) -> Any:
                 await control.serve(reader, writer)
         finally:
             serving.discard(task)
-            sockets.end(writer)
-            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-                await writer.wait_closed()
+            await sockets.close(writer)
 
     mask = os.umask(0o077)
     try:
@@ -154,9 +152,10 @@ async def _unix_socket(control: Control, path: Path) -> Any:
         yield server
     finally:
         server.close()
-        for task in serving:
+        tasks = list(serving)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         path.unlink(missing_ok=True)  # noqa: ASYNC240 - one directory entry
 
 

@@ -128,6 +128,23 @@ async def move(network: SimulatedNetwork, username: str, branch: int) -> None:
         parent.lose(username)
 
 
+async def relevel(network: SimulatedNetwork, level: int, *, root: str | None = None, branch: int | None = None) -> None:
+    """Every parent (of one branch) stands elsewhere in the tree from now on, and tells its children."""
+    for one in network.branches:
+        if branch in (None, one.number):
+            for parent in one.parents:
+                parent.level = level
+                parent.root = root or parent.root
+                for child in parent.children:
+                    child.write(parent.greeting())
+
+
+async def reset_distributed(network: SimulatedNetwork, username: str | None = None) -> None:
+    """The server tells one account, or all, to let go of parent and children and begin anew."""
+    for account in network.accounts(username):
+        account.send(messages.ResetDistributed.Response())
+
+
 # Frames
 
 
@@ -258,7 +275,8 @@ async def leave(network: SimulatedNetwork, *, reset: bool = False) -> None:
 
 
 _ALL: tuple[Fault, ...] = (
-    fin, rst, kick, restart, refuse_login, mute_login, silence, restore, lose_parent, no_parents, move, malformed,
+    fin, rst, kick, restart, refuse_login, mute_login, silence, restore, lose_parent, no_parents, move, relevel,
+    reset_distributed, malformed,
     oversized, duplicate, inject, usurp, child, slow_child, leave,
 )  # fmt: skip
 

@@ -76,16 +76,12 @@ def ticket_offset(via: str, username: bytes) -> int:
 
 
 async def read(reader: asyncio.StreamReader) -> bytes | None:
-    """One frame with its header, or None at the end of the stream.
-
-    Raises:
-        ValueError: a frame longer than any client has reason to send.
-    """
+    """One frame with its header; None at the end of the stream, or where a frame is so long that real peers hang up."""
     try:
         header = await reader.readexactly(_HEADER.size)
         length: int = _HEADER.unpack(header)[0]
         if length > READ_LIMIT_BYTES:
-            raise ValueError(f"a frame of {length} bytes")
+            return None
         return header + await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None

@@ -91,7 +91,7 @@ class Manifest:
     def open(self) -> None:
         """Open the file, if there is to be one."""
         if self._path is not None and self._file is None:
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = self._path.open("a", encoding="utf-8", buffering=1)  # a line at a time
 
     def close(self) -> None:
         """Close the file; what is in memory stays."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import itertools
 import math
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from . import faults, frames, searchers
+from . import faults, frames, searchers, sockets
 from .branch import Branch, Parent
 from .manifest import DEFAULT_KEEP, Delivery, Manifest, Sent
 from .playing import Player
@@ -265,6 +264,21 @@ class SimulatedNetwork:
                 heard_by.append(account.username)
         return tuple(heard_by)
 
+    def is_heard(self) -> bool:
+        """Whether a search that went out now would reach anybody."""
+        if self.silent:
+            return False
+        if not self.offers_parents:
+            return any(account.is_branch_root for account in self.accounts())
+        return any(branch.children() for branch in self.branches)
+
+    async def drain(self) -> None:
+        """Wait until everyone has room for more."""
+        for branch in self.branches:
+            await branch.drain()
+        for account in self.accounts():
+            await sockets.drain(account.writer)
+
     def status(self) -> dict[str, Any]:
         """What there is to say about the network at this moment, as JSON takes it."""
         return {
@@ -288,11 +302,3 @@ class SimulatedNetwork:
 
 def _bytes(text: Text) -> bytes:
     return text if isinstance(text, bytes) else text.encode()
-
-
-async def run(**options: Any) -> None:
-    """Run a network until it is told to quit; see `control.run`, which this is."""
-    from . import control  # noqa: PLC0415 - it needs this module
-
-    with contextlib.suppress(asyncio.CancelledError):
-        await control.run(**options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import time
@@ -39,7 +40,8 @@ class Player:
         self._delay_seconds = delay_seconds
         self._speed = speed
         self._routes = random.Random(f"{network.seed} routes")
-        self._pending: list[deque[tuple[float, Sent]]] = [deque() for _ in network.branches]
+        self._routed: list[list[Sent]] = [[] for _ in network.branches]
+        self._pending: list[deque[tuple[float, list[Sent]]]] = [deque() for _ in network.branches]
         self._task: asyncio.Task[None] | None = None
 
     def start(self, stream: Iterator[Search], *, at_once: bool = False) -> None:
@@ -50,52 +52,55 @@ class Player:
     async def stop(self) -> None:
         """End, whatever is on its way."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+            task, self._task = self._task, None
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     async def _play(self, stream: Iterator[Search]) -> None:
         search = await _first(stream)
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:
-            now = loop.time() - began
-            while search.at_seconds <= now * self._speed:
-                self._route(search, now)
+            due = (loop.time() - began) * self._speed
+            for _ in range(BULK):
+                if search.at_seconds > due:
+                    break
+                self._route(search)
                 search = next(stream)
-            self._flush(now)
-            await asyncio.sleep(TICK_SECONDS)
+            # The clock again: under load the searches took a while to make.
+            self._flush(loop.time() - began)
+            await asyncio.sleep(TICK_SECONDS if search.at_seconds > due else 0)
 
     async def _play_at_once(self, stream: Iterator[Search]) -> None:
         stream = chain([await _first(stream)], stream)
         while True:
-            if self._network.silent or not any(branch.children() for branch in self._network.branches):
+            if not self._network.is_heard():
                 await asyncio.sleep(TICK_SECONDS)
                 continue
             for search in islice(stream, BULK):
-                self._route(search, 0.0)
+                self._route(search)
             self._flush(math.inf)
-            for branch in self._network.branches:
-                await branch.drain()
+            await self._network.drain()
             await asyncio.sleep(0)
 
-    def _route(self, search: Search, now: float) -> None:
+    def _route(self, search: Search) -> None:
         query = search.query.encode() if search.raw is None else search.raw
         sent = self._network.sent.add(search.username.encode(), search.ticket, query, search.kind)
         if self._routes.random() < self._overlap:
-            for number, pending in enumerate(self._pending):
-                pending.append((now + number * self._delay_seconds, sent))
+            for routed in self._routed:
+                routed.append(sent)
         else:
-            number = self._routes.randrange(len(self._pending))
-            self._pending[number].append((now + number * self._delay_seconds, sent))
+            self._routes.choice(self._routed).append(sent)
 
     def _flush(self, now: float) -> None:
-        for branch, pending in zip(self._network.branches, self._pending, strict=True):
-            batch = []
+        """Let each branch carry what is due; what was routed just now is due for the first branch, later for others."""
+        for branch, routed, pending in zip(self._network.branches, self._routed, self._pending, strict=True):
+            if routed:
+                pending.append((now + branch.number * self._delay_seconds, list(routed)))
+                routed.clear()
             while pending and pending[0][0] <= now:
-                batch.append(pending.popleft()[1])
-            if batch:
-                self._write(branch, batch)
+                self._write(branch, pending.popleft()[1])
 
     def _write(self, branch: Branch, batch: list[Sent]) -> None:
         """Let a branch carry these, in one piece."""

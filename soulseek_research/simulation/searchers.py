@@ -7,6 +7,7 @@ one wish every 12 minutes in rotation. Everything follows from the seed: no cloc
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -21,6 +22,10 @@ WISH_SECONDS = 720.0
 
 # After a query comes, this often, the same wish in other words soon after; or the very same query again.
 REFINES, REPEATS = 0.25, 0.01
+REFINE_SECONDS = (8.0, 60.0)
+# Someone who works through a discography asks for so many albums, one after another.
+BURST_ALBUMS = (5, 20)
+BURST_SECONDS = (10.0, 60.0)
 NAMES_SOMEONE = 0.003
 # How much of what is asked and wished is what everybody wants these days.
 HITS = 0.012
@@ -89,7 +94,7 @@ class Crowd:
         for person in self.people:
             if person.wishes:
                 events.append((self._first_wish(person, first_second), person.number, _WISH))
-            events.append((self._next_ask(person, first_second), person.number, _ASK))
+            events.append(self._first_ask(person, first_second))
         heapq.heapify(events)
         while events:
             at, number, what = events[0]
@@ -126,6 +131,23 @@ class Crowd:
             then = person.session(ends)[0] + WISH_SECONDS
         return Search(at - self._began, person.username, ticket, query, "wish"), then
 
+    def _first_ask(self, person: Person, at: float) -> tuple[float, int, int]:
+        """What a person does next: some are in the midst of it when the stream begins, or it would begin too thin."""
+        dice = self._dice
+        began, _ = person.session(at)
+        luck = dice.random() / person.asks_a_second if at >= began else math.inf
+        busy = person.burst_share * sum(BURST_ALBUMS) / 2 * sum(BURST_SECONDS) / 2
+        if luck < busy:
+            person.burst = catalogue.discography(
+                person.script, dice.getrandbits(61), albums=dice.randint(*BURST_ALBUMS)
+            )
+            del person.burst[dice.randrange(1, len(person.burst)) :]
+            return at + dice.uniform(0, BURST_SECONDS[1]), person.number, _BURST
+        if luck < busy + REFINES / (1 - REFINES) * sum(REFINE_SECONDS) / 2:
+            person.last = catalogue.query(self._language(person), dice.getrandbits(61))
+            return at + dice.uniform(0, REFINE_SECONDS[1]), person.number, _ASK
+        return self._next_ask(person, at), person.number, _ASK
+
     def _next_ask(self, person: Person, at: float) -> float:
         began, ends = person.session(at)
         then = max(at, began) + self._dice.expovariate(person.asks_a_second)
@@ -138,7 +160,9 @@ class Crowd:
         dice = self._dice
         luck = dice.random()
         if luck < person.burst_share:
-            person.burst = catalogue.discography(person.script, dice.getrandbits(61), albums=dice.randint(5, 20))
+            person.burst = catalogue.discography(
+                person.script, dice.getrandbits(61), albums=dice.randint(*BURST_ALBUMS)
+            )
             person.burst.reverse()
             return self._continue_burst(person, at)
         raw = None
@@ -160,7 +184,7 @@ class Crowd:
         search = Search(at - self._began, person.username, person.next_ticket(at), query, "person", raw)
         if raw is None and len(query) < 200 and dice.random() < REFINES:
             person.last = query
-            return search, at + dice.uniform(8, 60), _ASK
+            return search, at + dice.uniform(*REFINE_SECONDS), _ASK
         return search, self._next_ask(person, at), _ASK
 
     def _language(self, person: Person) -> vocabulary.Script:
@@ -171,7 +195,7 @@ class Crowd:
         query = person.burst.pop()
         search = Search(at - self._began, person.username, person.next_ticket(at), query, "discography")
         if person.burst:
-            return search, at + self._dice.uniform(10, 60), _BURST
+            return search, at + self._dice.uniform(*BURST_SECONDS), _BURST
         return search, self._next_ask(person, at), _ASK
 
 

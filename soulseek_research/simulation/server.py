@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
@@ -47,11 +46,8 @@ class Account:
         self.write(b"".join(frames.serialise(answer) for answer in answers))
 
     def write(self, data: bytes) -> bool:
-        """Send bytes; False when the connection is closing."""
-        if self.writer.transport.is_closing():
-            return False
-        self.writer.write(data)
-        return True
+        """Send bytes; False when the connection is gone."""
+        return sockets.write(self.writer, data)
 
 
 class Server:
@@ -82,7 +78,7 @@ class Server:
         self.logins: collections.Counter[str] = collections.Counter()
         """Login attempts by username."""
         self.received: collections.Counter[str] = collections.Counter()
-        """Messages that clients sent, by the name of their class (`GetPeerAddress`)."""
+        """Messages that clients sent, by the name of their class (`GetPeerAddress`), or `unknown`."""
         self._parents_for = parents_for
         self._changed = asyncio.Condition()
 
@@ -103,14 +99,11 @@ class Server:
         account = None
         try:
             while (frame := await frames.read(reader)) is not None:
-                with contextlib.suppress(Exception):  # a message that aioslsk does not know is no matter
-                    message = messages.ServerMessage.deserialize_request(frame)
-                    name = type(message).__qualname__.partition(".")[0]
-                    self.received[name] += 1
-                    if account is not None:
-                        self._answer(account, message)
-                    elif name == "Login":
-                        account = self._login(message, writer)
+                message = self._decode(frame)
+                if account is not None:
+                    self._answer(account, message)
+                elif isinstance(message, messages.Login.Request):
+                    account = self._login(message, writer)
                 async with self._changed:
                     self._changed.notify_all()
         finally:
@@ -118,6 +111,15 @@ class Server:
                 self._forget(account)
                 async with self._changed:
                     self._changed.notify_all()
+
+    def _decode(self, frame: bytes) -> Any:
+        try:
+            message = messages.ServerMessage.deserialize_request(frame)
+        except Exception:  # noqa: BLE001 - other clients know messages that aioslsk does not
+            self.received["unknown"] += 1
+            return None
+        self.received[type(message).__qualname__.partition(".")[0]] += 1
+        return message
 
     def _login(self, login: Any, writer: asyncio.StreamWriter) -> Account | None:
         self.logins[login.username] += 1

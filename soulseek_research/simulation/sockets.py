@@ -13,6 +13,10 @@ from . import frames
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 # SO_LINGER on with 0 seconds: closing sends RST and throws away what was not sent.
 _LINGER = struct.pack("ii", 1, 0)
+# Who lets this much wait is let go, as real peers do; it also bounds what a stopped client costs us.
+BACKLOG_BYTES = 64 << 20
+# How long a FIN waits for a peer that does not read what was written before it.
+CLOSE_SECONDS = 1.0
 
 
 def end(writer: asyncio.StreamWriter, *, reset: bool = False) -> None:
@@ -24,6 +28,34 @@ def end(writer: asyncio.StreamWriter, *, reset: bool = False) -> None:
     if sock is not None and not writer.transport.is_closing():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
     writer.transport.abort()
+
+
+def write(writer: asyncio.StreamWriter, data: bytes) -> bool:
+    """Hand bytes to a connection; False when it is closing, or ended now because its peer reads too slowly."""
+    transport = writer.transport
+    if transport.is_closing():
+        return False
+    if transport.get_write_buffer_size() > BACKLOG_BYTES:
+        transport.abort()
+        return False
+    writer.write(data)
+    return True
+
+
+async def drain(writer: asyncio.StreamWriter) -> None:
+    """Wait until a connection has room for more, or is gone."""
+    with contextlib.suppress(ConnectionError):
+        await writer.drain()
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    """Close a connection by FIN and wait until it is gone; by force where its peer reads nothing any more."""
+    writer.close()
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await writer.wait_closed()
+    except (ConnectionError, TimeoutError):
+        writer.transport.abort()
 
 
 class Listener:
@@ -58,9 +90,10 @@ class Listener:
             self._server.close()
         for writer in self._connections.values():
             end(writer, reset=reset)
-        for task in self._connections:
+        tasks = list(self._connections)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._server is not None:
             await self._server.wait_closed()
             self._server = None
@@ -75,6 +108,4 @@ class Listener:
                 await self._serve(reader, writer)
         finally:
             del self._connections[task]
-            writer.close()
-            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-                await writer.wait_closed()
+            await close(writer)

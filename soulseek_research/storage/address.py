@@ -67,7 +67,8 @@ def parse(dsn: str) -> Address:
             "the database URL is malformed: in user and password the characters : / ? # [ ] @ % are written as "
             "percent escapes (@ as %40, / as %2F, # as %23)"
         )
-    places = _check_hosts(hosts) or _hosts_of(parameters)
+    elsewhere = _hosts_of(parameters)
+    places = _check_hosts(hosts) or elsewhere
     timeout = _timeout(parameters.pop("connect_timeout", ""))
     _check_wishes(parameters)
     _check_files(parameters)

@@ -1,6 +1,7 @@
 """The data folder of an embedded PostgreSQL: whose it is, how it is made, with which settings it runs, who gets in."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import pwd
@@ -64,9 +65,22 @@ class Account:
         return {} if self.user is None else {"user": self.user, "group": self.user, "extra_groups": []}
 
     def own(self, path: Path) -> None:
-        """Give one file or folder to the account."""
-        if self.user is not None:
+        """Give one file or folder to the account.
+
+        Raises:
+            StorageError: when root may not do that, as in a container without the rights of root.
+        """
+        if self.user is None:
+            return
+        try:
             os.chown(path, self.user, self.user, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL):
+                raise
+            raise StorageError(
+                f"PostgreSQL refuses to run as root, and this root may not run it as user id {self.user}: "
+                "start this as an ordinary user, or give a database URL",
+            ) from error
 
 
 def account_for(data_dir: Path) -> Account:
@@ -177,11 +191,11 @@ def write_access_rules(data_dir: Path) -> None:
         )
     rules = {"pg_hba.conf": "local all all peer map=owner\n", "pg_ident.conf": f'owner "{name}" all\n'}
     for file, rule in ((data_dir / file, rule) for file, rule in rules.items()):
-        if file.exists() and file.read_text() == rule:
+        if file.exists() and file.read_text(encoding="utf-8") == rule:
             continue
         unfinished = file.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
-        unfinished.write_text(rule)
+        unfinished.write_text(rule, encoding="utf-8")
         unfinished.chmod(0o644)
         unfinished.replace(file)
 

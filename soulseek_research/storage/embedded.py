@@ -4,12 +4,14 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 import urllib.parse
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import platformdirs
 
@@ -21,6 +23,7 @@ DATABASE = "soulseek_research"
 # Recovery after a crash replays at most max_wal_size; a server that cannot start is noticed at once.
 START_SECONDS = 300.0
 _POLL_SECONDS = 0.01
+_LITTLE_SPACE_BYTES = 32_000_000  # two files of its write-ahead log
 _ROOT_DATA_DIR = Path("/var/lib/soulseek-research/postgres")
 _CREATE_DATABASE = (
     f"SELECT 'CREATE DATABASE {DATABASE}' "  # noqa: S608 - a constant of ours
@@ -47,7 +50,9 @@ class EmbeddedServer:
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir.expanduser().resolve()
         self._hold: int | None = None
-        self._order = ""  # for the watcher: which server, and how to start it
+        self._server_lock = self._data_dir / embedded_watcher.SERVER_LOCK
+        self._watcher_lock = self._data_dir / embedded_watcher.WATCHER_LOCK
+        self._order: dict[str, Any] = {}  # for the watcher: which server, and how to start it
 
     def __enter__(self) -> str:
         return self.start()
@@ -60,7 +65,7 @@ class EmbeddedServer:
     def start(self) -> str:
         """Make sure that the server runs, and runs as long as this process holds it.
 
-        May be called again at any time, as when a connection was lost; costs about 30 ms when the server is up. Blocks.
+        May be called again at any time, as when a connection was lost; costs some 10 ms when the server is up. Blocks.
 
         Returns:
             A DSN for asyncpg, psql and everything else on libpq. It holds no secret.
@@ -87,14 +92,10 @@ class EmbeddedServer:
         if self._hold is None:
             return
         self._let_go()
-        server, watcher = (
-            self._data_dir / embedded_watcher.SERVER_LOCK,
-            self._data_dir / embedded_watcher.WATCHER_LOCK,
-        )
         with contextlib.suppress(FileNotFoundError):  # the folder was removed
-            while is_locked(server) or is_locked(watcher):
-                if is_locked(server):
-                    self._watch()  # its own watcher may have been killed: then the server would be orphaned
+            while is_locked(self._server_lock) or is_locked(self._watcher_lock):
+                if is_locked(self._server_lock):
+                    self._watch()  # the watcher may have been killed: then the server would be orphaned
                 if not wait or self._is_used():
                     return
                 time.sleep(_POLL_SECONDS)
@@ -139,8 +140,8 @@ class EmbeddedServer:
             cluster.create(self._data_dir, programs / "bin/initdb", account, [only_one])
         sockets = cluster.socket_folder(self._data_dir, account)
         command = cluster.command(self._data_dir, programs / "bin/postgres", sockets)
-        order = {"data_dir": str(self._data_dir), "sockets": str(sockets), "command": command}
-        self._order = json.dumps({**order, "account": account.process})
+        folders = {"data_dir": str(self._data_dir), "sockets": str(sockets)}
+        self._order = {**folders, "command": command, "account": account.process}
 
     def _bring_up(self, deadline: float) -> Path:
         """Wait until the server takes connections, starting what is not there; returns the folder of its socket."""
@@ -148,7 +149,7 @@ class EmbeddedServer:
         before = log.stat().st_size if log.exists() else 0
         may_fail_once = True
         while time.monotonic() < deadline:
-            found_running = is_locked(self._data_dir / embedded_watcher.SERVER_LOCK)
+            found_running = is_locked(self._server_lock)
             if self._watch():
                 # The watcher we started has gone, and the server with it. One that was found running may have been on
                 # its way out; one of our own could not start.
@@ -161,17 +162,20 @@ class EmbeddedServer:
             time.sleep(_POLL_SECONDS)
         output = log.read_bytes()
         said = cluster.telling_line(output[before if before <= len(output) else 0 :])
+        if shutil.disk_usage(self._data_dir).free < _LITTLE_SPACE_BYTES:
+            said = f"the disk is full; {said}"  # so full, maybe, that it could not say so
         raise StorageError(f"PostgreSQL does not start: {said} (see {log})")
 
     def _watch(self) -> bool:
         """Start a watcher unless one is there; it starts the server unless that is there. Returns whether it did."""
-        lock = try_lock(self._data_dir / embedded_watcher.WATCHER_LOCK)
+        lock = try_lock(self._watcher_lock)
         if lock is None:
             return False
+        order = json.dumps({**self._order, "lock": lock})
         log = embedded_watcher.open_log(self._data_dir)
         try:
             subprocess.run(
-                [sys.executable, "-I", "-S", "-X", "utf8", embedded_watcher.__file__, self._order],
+                [sys.executable, "-I", "-S", "-X", "utf8", embedded_watcher.__file__, order],
                 cwd="/",
                 # No secret of ours shall stand in /proc as long as the server lives. Some Pythons need the first.
                 env={name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PATH") if name in os.environ},

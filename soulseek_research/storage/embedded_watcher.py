@@ -15,6 +15,7 @@ a stale `postmaster.pid` proves nothing, since it may belong to someone else by 
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -35,6 +36,8 @@ LOG = "server.log"
 CLEAN_ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/bin:/bin"}
 
 POLL_SECONDS = 0.25
+RESTART_PAUSE_MAX_SECONDS = 10.0
+STABLE_SECONDS = 60.0
 LOG_MAX_BYTES = 1_000_000
 FAST_SHUTDOWN_SECONDS = 120.0
 IMMEDIATE_SHUTDOWN_SECONDS = 10.0
@@ -54,23 +57,28 @@ def try_lock(path: Path, kind: int = fcntl.LOCK_EX) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            # A lock on a file that was deleted and made anew excludes nobody.
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
         except BlockingIOError:
             os.close(descriptor)
             return None
-        except FileNotFoundError:
-            pass
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)
+        if is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # it was deleted, and made anew, before we had it: then it excludes nobody
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that is found there now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_locked(path: Path) -> bool:
-    """Whether anyone holds the lock, shared or exclusive."""
-    descriptor = try_lock(path)
+    """Whether anyone holds the lock for itself; asking is not seen by others who ask."""
+    descriptor = try_lock(path, fcntl.LOCK_SH)
     if descriptor is not None:
         os.close(descriptor)
     return descriptor is None
@@ -102,7 +110,7 @@ def postmaster(data_dir: Path) -> int | None:
 def ready_sockets(data_dir: Path) -> Path | None:
     """The folder of the socket on which the server takes connections, or None when it does not (yet)."""
     with contextlib.suppress(OSError, IndexError):
-        lines = (data_dir / CLUSTER / PID_FILE).read_text().splitlines()
+        lines = os.fsdecode((data_dir / CLUSTER / PID_FILE).read_bytes()).splitlines()
         if lines[7].startswith("ready") and is_locked(data_dir / SERVER_LOCK) and postmaster(data_dir) is not None:
             return Path(lines[4])
     return None
@@ -116,38 +124,52 @@ class Watcher:
         sockets: the folder of the server's socket.
         command: the command line that starts the server.
         account: arguments for `subprocess` that say as whom.
+        lock: the descriptor of `watcher.lock`, held.
     """
 
-    def __init__(self, data_dir: Path, sockets: Path, command: list[str], account: dict[str, Any]) -> None:
+    def __init__(self, data_dir: Path, sockets: Path, command: list[str], account: dict[str, Any], lock: int) -> None:
         self.data_dir = data_dir
         self.sockets = sockets
         self.command = command
         self.account = account
+        self.lock = lock
         self.child: subprocess.Popen[bytes] | None = None
+        self.started_at = -math.inf
+        self.pause = POLL_SECONDS
 
     def run(self) -> None:
         """Keep the server up until the last user leaves, or until someone stops it."""
         found = False
-        while True:
+        while is_at(self.lock, self.data_dir / WATCHER_LOCK):
             # Kept while stopping: whoever comes in the meantime waits, and then starts it anew.
             last_one_left = try_lock(self.data_dir / USERS_LOCK)
             if last_one_left is not None:
                 self.stop()
                 return
-            lock = try_lock(self.data_dir / SERVER_LOCK)
-            if lock is not None:
+            if not is_locked(self.data_dir / SERVER_LOCK):
                 # A server that was asked to stop, or could not start, removes its pid file; one that crashed does not.
                 if found and not (self.data_dir / CLUSTER / PID_FILE).exists():
                     return
-                self.start(lock)
+                if postmaster(self.data_dir) is not None:
+                    self.log("FATAL:  another PostgreSQL, started by hand, runs on this folder: stop it first")
+                    return
+                if time.monotonic() > self.started_at + self.pause:
+                    self.start()
             found = True
             self.rotate_log()
             time.sleep(POLL_SECONDS)
+        # The folder was removed under us: nobody can use this server any more, and another may be in its place.
+        if self.child is not None and self.child.poll() is None:
+            self.child.send_signal(signal.SIGQUIT)
 
-    def start(self, lock: int) -> None:
-        """Start the server, which inherits the lock."""
+    def start(self) -> None:
+        """Start the server; after a crash, more slowly each time."""
+        was_stable = time.monotonic() - self.started_at > STABLE_SECONDS
+        self.pause = POLL_SECONDS if was_stable else min(2 * self.pause, RESTART_PAUSE_MAX_SECONDS)
+        self.started_at = time.monotonic()
         if self.child is not None:
             self.child.wait()
+        lock = self.wait_for_server_lock()
         self.remove_stale_files()
         log = open_log(self.data_dir)
         try:
@@ -158,24 +180,28 @@ class Watcher:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[lock],
+                pass_fds=[lock],  # inherited by all that the server forks
                 **self.account,
             )
         except OSError as error:
-            os.write(log, f"FATAL:  cannot run {self.command[0]}: {error.strerror}\n".encode())
+            self.log(f"FATAL:  cannot run {self.command[0]}: {error.strerror}")
         finally:
             os.close(log)
             os.close(lock)
 
+    def wait_for_server_lock(self) -> int:
+        """Take the lock, which others hold for the moment of asking at most."""
+        while (lock := try_lock(self.data_dir / SERVER_LOCK)) is None:
+            time.sleep(0.001)
+        return lock
+
     def remove_stale_files(self) -> None:
         """Remove what a crashed server left: PostgreSQL refuses to start when the process id in there is taken again.
 
-        In containers it soon is. No process of our server lives when this is called; one that somebody started by hand
-        is left alone.
+        In containers it soon is.
         """
-        if postmaster(self.data_dir) is None:
-            for file in (self.data_dir / CLUSTER / PID_FILE, *self.sockets.glob(".s.PGSQL.*.lock")):
-                file.unlink(missing_ok=True)
+        for file in (self.data_dir / CLUSTER / PID_FILE, *self.sockets.glob(".s.PGSQL.*.lock")):
+            file.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Stop the server: fast, or if that takes too long, at once (the next start recovers)."""
@@ -198,6 +224,12 @@ class Watcher:
                 sent_to = pid
             time.sleep(0.02)
 
+    def log(self, line: str) -> None:
+        """Say something where the server does."""
+        descriptor = open_log(self.data_dir)
+        os.write(descriptor, f"{line}\n".encode())
+        os.close(descriptor)
+
     def rotate_log(self) -> None:
         """Bound the log to two files; it is copied and emptied because the server keeps it open (O_APPEND)."""
         log = self.data_dir / LOG
@@ -219,9 +251,9 @@ def main(order: str) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     place = json.loads(order)
-    watcher = Watcher(Path(place["data_dir"]), Path(place["sockets"]), place["command"], place["account"])
-    with contextlib.suppress(FileNotFoundError):  # the folder was removed under us
-        watcher.run()
+    folders = Path(place["data_dir"]), Path(place["sockets"])
+    with contextlib.suppress(FileNotFoundError):
+        Watcher(*folders, place["command"], place["account"], place["lock"]).run()
     sys.exit(0)
 
 

@@ -1,7 +1,6 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,7 +16,7 @@ def template(server_dsn: str) -> Iterator[str]:
         fresh = databases.fresh(server_dsn)
         dsn = runner.run(fresh.__aenter__())
         runner.run(_migrate(dsn))
-        yield urlsplit(dsn).path.removeprefix("/")
+        yield databases.name_of(dsn)
         runner.run(fresh.__aexit__(None, None, None))
 
 

@@ -355,6 +355,31 @@ def test_a_server_that_cannot_start_says_why(place: Path) -> None:
         assert query(dsn, "SELECT 1") == "1"
 
 
+def test_a_server_that_somebody_started_by_hand_is_left_alone(place: Path) -> None:
+    account = cluster.account_for(place)
+    sockets = cluster.socket_folder(place, account)
+    command = cluster.command(place, postgres_binaries.find() / "bin/postgres", sockets)
+    by_hand = subprocess.Popen(command, cwd="/", stderr=subprocess.DEVNULL, **account.process)
+    try:
+        pid_file = place / "cluster/postmaster.pid"
+        eventually(lambda: pid_file.exists() and "ready" in pid_file.read_text())
+        with pytest.raises(StorageError, match=r"another PostgreSQL, started by hand, runs on this folder"):
+            EmbeddedServer(place).start()
+        assert by_hand.poll() is None
+    finally:
+        by_hand.terminate()
+        by_hand.wait()
+
+
+def test_the_server_goes_with_its_folder(place: Path) -> None:
+    server = EmbeddedServer(place)
+    with server:
+        pid = postmaster(place)
+        shutil.move(place, place.with_name("elsewhere"))
+        eventually(lambda: not Path(f"/proc/{pid}").exists())
+    place.mkdir()
+
+
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"^cannot start PostgreSQL in .*file/postgres: .*Not a directory"):
@@ -433,19 +458,48 @@ def test_programs_that_the_server_cannot_read_are_copied(place: Path, tmp_path: 
 
 
 @AS_ROOT
-def test_a_full_disk_is_one_clear_line(data_dir: Path) -> None:
-    data_dir.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=20m,mode=0711", "tmpfs", data_dir]
+def test_root_without_its_rights_is_told_what_to_do(data_dir: Path) -> None:
+    command = ["setpriv", "--bounding-set=-chown,-setuid,-setgid", sys.executable, "-c", USER, data_dir]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "start this as an ordinary user, or give a database URL" in done.stderr.splitlines()[-1]
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0711", "tmpfs", folder]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this container may not mount")
     try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@AS_ROOT
+def test_a_disk_too_full_for_a_cluster_is_one_clear_line(data_dir: Path) -> None:
+    with small_disk(data_dir, 20):
         with pytest.raises(
             StorageError, match=r"^cannot make a PostgreSQL data folder in .*: No space left on device$"
         ):
             EmbeddedServer(data_dir).start()
         assert not list(data_dir.glob("cluster*"))
-    finally:
-        subprocess.run(["umount", data_dir], check=True)
+
+
+@AS_ROOT
+def test_a_disk_too_full_for_a_server_is_one_clear_line(data_dir: Path, made: Path) -> None:
+    with small_disk(data_dir, 100):
+        subprocess.run(["cp", "-a", f"{made}/.", data_dir], check=True)
+        ballast = data_dir / "ballast"
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        with pytest.raises(StorageError, match=r"(the disk is full|No space left)[^\n]*$"):
+            EmbeddedServer(data_dir).start()
+        ballast.unlink()
+        server = EmbeddedServer(data_dir)
+        assert query(server.start(), "SELECT 1") == "1"
+        server.release(wait=True)
 
 
 def test_the_log_stays_small(place: Path) -> None:

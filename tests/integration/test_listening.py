@@ -12,6 +12,7 @@ from collectors.session import State
 from soulseek_research.simulation import frames, hostile
 from soulseek_research.simulation.network import SimulatedNetwork
 from tests.listening import ACCOUNT, Listener, listening
+from tests.ports import free_port
 
 # What a listener has to tell the server, and nothing else.
 SAID_TO_SERVER = {
@@ -35,11 +36,6 @@ async def quiet() -> AsyncIterator[SimulatedNetwork]:
     """A network in which only what a test sends is heard."""
     async with SimulatedNetwork(rate=0, branches=1) as net:
         yield net
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 async def placed(net: SimulatedNetwork, listener: Listener) -> None:

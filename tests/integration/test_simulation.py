@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aioslsk.exceptions import AuthenticationError
 from aioslsk.network.connection import ConnectionState
+from aioslsk.protocol import messages
 
 from soulseek_research.simulation import control, faults, hostile, searchers
 from soulseek_research.simulation.network import SimulatedNetwork
@@ -167,6 +168,23 @@ async def test_as_fast_as_the_socket_takes() -> None:
         assert client.identities == [sent.identity for sent in expected]
 
 
+async def test_a_rate_that_cannot_be_kept_leaves_the_network_alive() -> None:
+    async with (
+        SimulatedNetwork(people=1000, speed=1e6, branches=1, keep_manifest=0) as network,
+        logged_in(network.server_address) as client,
+    ):
+        await network.until_heard("collector")
+        await until(lambda: client.heard)
+
+
+async def test_as_fast_as_the_socket_takes_from_the_server() -> None:
+    async with SimulatedNetwork(rate=math.inf, branches=1, people=1000, keep_manifest=0) as network:
+        await network.fault("no-parents")
+        async with logged_in(network.server_address) as client:
+            await until(lambda: len(client.heard) > 1000)
+            assert {search[0] for search in client.heard} == {"ServerSearchRequest"}
+
+
 # Faults
 
 
@@ -284,6 +302,21 @@ async def test_an_account_moves_to_another_branch() -> None:
         await network.until_heard("collector")
         await network.fault("move", username="collector", branch=1)
         await until(lambda: client.parent and client.parent.branch_root == network.branches[1].root)
+
+
+async def test_a_parent_moves_within_the_tree() -> None:
+    async with SimulatedNetwork(rate=0, branches=1) as network, logged_in(network.server_address) as client:
+        await network.until_heard("collector")
+        await network.fault("relevel", level=4, root="another")
+        await until(lambda: (client.parent.branch_level, client.parent.branch_root) == (4, "another"))
+
+
+async def test_the_server_resets_the_tree() -> None:
+    async with SimulatedNetwork(rate=0, branches=1) as network, logged_in(network.server_address):
+        await network.until_heard("collector")
+        await network.fault("reset-distributed")
+        await until(lambda: network.branches[0].parents[0].arrivals == 2)
+        await network.until_heard("collector")
 
 
 @pytest.mark.parametrize("via", ["parent", "server"])
@@ -499,6 +532,19 @@ async def test_a_feeder_in_its_own_process_feeds_a_client() -> None:
                 await asyncio.sleep(0.1)
     feeder.stdin.write(b"quit\n")
     assert await asyncio.wait_for(feeder.wait(), 10) == 0
+
+
+async def test_a_client_that_reads_nothing_does_not_hold_up_the_end() -> None:
+    async with SimulatedNetwork(rate=0, branches=1) as network:
+        init = messages.PeerInit.Request("deaf", "D", 0).serialize()
+        _, writer = await asyncio.open_connection("127.0.0.1", network.branches[0].parents[0].port)
+        writer.transport.pause_reading()
+        writer.write(init)
+        await until(network.branches[0].children)
+        await network.fault("oversized", what="8m")
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    writer.transport.abort()
 
 
 async def test_nothing_is_left_behind() -> None:

@@ -3,7 +3,7 @@ import pickle
 import unicodedata
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from collectors import names
@@ -89,8 +89,9 @@ def test_words_are_those_of_a_naive_reading(text: str) -> None:
     assert [word.decode() for word in names.words(text)] == naive_words(text)
 
 
+@example([("anna", 0), ("bert smith", 11 * HOUR_MS), ("carl", HOUR_MS)])
+@example([("anna", 0), ("bert smith", 12 * HOUR_MS)])
 @given(st.lists(st.tuples(st.sampled_from(["anna", "bert smith", "carl"]), st.integers(0, 20 * HOUR_MS)), max_size=30))
-@settings(deadline=None)
 def test_a_name_is_remembered_for_six_hours_and_forgotten_after_twelve(heard: list[tuple[str, int]]) -> None:
     window, last_heard, now = Names(), dict[str, int](), 0
     for name, step_ms in heard:

@@ -1,2 +1,3 @@
-INSERT INTO chunks (segment, position, search_count, heard_until_ms, digest, ledger, searches)
-VALUES (?, ?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT))
+INSERT INTO chunks (segment, position, search_count, searches_until, heard_until_ms, digest, ledger, searches)
+VALUES (:segment, :position, :search_count, :searches_until, :heard_until_ms, :digest,
+    CAST(:ledger_text AS TEXT), CAST(:searches AS TEXT))

@@ -1,4 +1,5 @@
 UPDATE segments SET
     pruned_position = :until,
-    pruned_digest = (SELECT digest FROM chunks c WHERE c.segment = :segment AND c.position = :until)
+    pruned_searches = coalesce(:searches_until, pruned_searches),
+    pruned_digest = :digest
 WHERE segment = :segment

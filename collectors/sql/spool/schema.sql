@@ -11,7 +11,8 @@ CREATE TABLE segments (
     acknowledged_at_ms    INTEGER,
     database_id           TEXT,                         -- which database acknowledged
     pruned_position       INTEGER NOT NULL DEFAULT 0,   -- chunks up to here are gone from the spool
-    pruned_digest         BLOB
+    pruned_searches       INTEGER NOT NULL DEFAULT 0,
+    pruned_digest         BLOB                          -- of the last chunk that is gone
 );
 
 -- One flush, one row. `searches` and `ledger` are JSON, to be read with the sqlite3 shell (collectors/chunk.py).
@@ -20,6 +21,7 @@ CREATE TABLE chunks (
     segment        INTEGER NOT NULL,
     position       INTEGER NOT NULL,
     search_count   INTEGER NOT NULL,
+    searches_until INTEGER NOT NULL,  -- in the segment up to this chunk, so that nothing has to be counted
     heard_until_ms INTEGER NOT NULL,
     digest         BLOB    NOT NULL,
     ledger         TEXT    NOT NULL,

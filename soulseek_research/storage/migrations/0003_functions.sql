@@ -13,24 +13,26 @@ DECLARE
     partition_name text      := 'searches_' || to_char(first_day, 'YYYY_MM');
 BEGIN
     IF (first_day BETWEEN this_month - interval '13 months' AND this_month + interval '2 months') IS NOT TRUE THEN
-        RAISE EXCEPTION 'no partition is made for %: it lies outside the months that can be', coalesce(month::text, 'NULL')
+        RAISE EXCEPTION 'no partition is made for %: it lies outside the months that can be', month
             USING ERRCODE = 'datetime_field_overflow';
     END IF;
     IF pg_partition_root(to_regclass('public.' || partition_name)) = 'public.searches'::regclass THEN
         RETURN false;
     END IF;
-    -- What ATTACH takes as well: one maker at a time, and no writer or reader waits. (After waiting for an advisory lock,
-    -- the catalogue would still look as it did before.)
+    -- What ATTACH takes as well: one maker at a time, and no writer or reader waits. (After waiting for an advisory
+    -- lock, the catalogue would still look as it did before.)
     LOCK TABLE public.searches IN SHARE UPDATE EXCLUSIVE MODE;
     IF pg_partition_root(to_regclass('public.' || partition_name)) = 'public.searches'::regclass THEN
         RETURN false;
     END IF;
     IF to_regclass('public.' || partition_name) IS NOT NULL THEN
-        RAISE EXCEPTION 'the table % is in the way of the partition of that name: it is not attached to searches', partition_name
+        RAISE EXCEPTION 'the table % is in the way of the partition of that name, not being one', partition_name
             USING ERRCODE = 'duplicate_table';
     END IF;
-    EXECUTE format('CREATE TABLE public.%I (LIKE public.searches INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition_name);
-    EXECUTE format('ALTER TABLE public.searches ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)', partition_name,
+    EXECUTE format('CREATE TABLE public.%I (LIKE public.searches INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+                   partition_name);
+    EXECUTE format('ALTER TABLE public.searches ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
+                   partition_name,
                    to_char(first_day, 'YYYY-MM-DD') || ' 00:00:00+00',
                    to_char(first_day + interval '1 month', 'YYYY-MM-DD') || ' 00:00:00+00');
     RETURN true;
@@ -83,8 +85,8 @@ BEGIN
     INSERT INTO public.coverage AS c (
         stretch_id, client_id, segment_id, started_at, ended_at, end_reason, role, branch_level, branch_root,
         kept, duplicates, refused, dropped, reasons, clock_offset_ms, clock_round_trip_ms, clock_synchronised)
-    SELECT x.stretch_id, client, segment, x.started_at, x.ended_at, x.end_reason, x.role, x.branch_level, x.branch_root,
-           coalesce(x.kept, 0), coalesce(x.duplicates, 0), coalesce(x.refused, 0), coalesce(x.dropped, 0),
+    SELECT x.stretch_id, client, segment, x.started_at, x.ended_at, x.end_reason, x.role, x.branch_level,
+           x.branch_root, coalesce(x.kept, 0), coalesce(x.duplicates, 0), coalesce(x.refused, 0), coalesce(x.dropped, 0),
            coalesce(x.reasons, '{}'), x.clock_offset_ms, x.clock_round_trip_ms, x.clock_synchronised
     FROM jsonb_to_recordset(stretches) AS x (
         stretch_id uuid, started_at timestamptz, ended_at timestamptz, end_reason text, role text,

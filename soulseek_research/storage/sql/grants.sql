@@ -12,7 +12,8 @@ DECLARE
     grantee   text;
     tables    text := 'schema_migrations, database_identity, searches, archives, key_epochs, collectors, spool_segments,
         coverage, gaps, minutes';
-    functions text := 'ensure_partition(date), ensure_partitions_ahead(), claim_collector(text), check_fence(text, bigint),
+    functions text := 'ensure_partition(date), ensure_partitions_ahead(), claim_collector(text),
+        check_fence(text, bigint),
         segment_positions(text, uuid[]), record_coverage(text, bigint, uuid, jsonb),
         advance_segment(text, bigint, uuid, timestamptz, bigint, bigint, bytea, bigint, jsonb, jsonb, jsonb),
         record_gap(text, bigint, uuid, timestamptz, timestamptz, text, bigint, text),

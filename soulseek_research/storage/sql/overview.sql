@@ -6,7 +6,8 @@ SELECT
     c.heartbeat_at,
     c.last_batch_at,
     c.status,
-    coalesce(c.heartbeat_at > now() - $1::interval AND s.stretch_id IS NOT NULL AND s.end_reason IS NULL, false) AS listening,
+    c.heartbeat_at > now() - $1::interval
+        AND s.stretch_id IS NOT NULL AND s.end_reason IS NULL AS listening,
     coalesce(m.kept_minute, 0) AS kept_minute,
     coalesce(m.kept_hour, 0)   AS kept_hour,
     coalesce(m.kept_day, 0)    AS kept_day,

@@ -2,9 +2,10 @@
 -- another database), and a managed server may not let us make them: `migrate` says so, and the owner does everything.
 DO $$
 DECLARE
+    roles text[] := '{soulseek_research_collector, soulseek_research_archivist, soulseek_research_analyst}';
     wanted text;
 BEGIN
-    FOREACH wanted IN ARRAY ARRAY['soulseek_research_collector', 'soulseek_research_archivist', 'soulseek_research_analyst'] LOOP
+    FOREACH wanted IN ARRAY roles LOOP
         CONTINUE WHEN to_regrole(wanted) IS NOT NULL;
         BEGIN
             EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
