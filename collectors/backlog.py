@@ -3,14 +3,15 @@
 import asyncio
 import dataclasses
 import datetime as dt
+import itertools
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from collectors.chunk import Chunk, Record
+from collectors.chunk import Chunk, Record, SpoolDamaged
 from collectors.spool import Depth, SegmentState, SpoolReader
 
 Result = TypeVar("Result")
@@ -39,12 +40,13 @@ class Batch:
         to_position: what it will have.
         digest: of the last chunk.
         spooled_position: the segment's last chunk in the spool at that time.
-        records: the searches as COPY takes them.
-        kept_by_minute: searches by minutes since 1970.
+        kept_by_minute: its searches, by minutes since 1970.
         stretches: news of coverage, the newest of each.
         gaps_seen: gaps that the ledger saw, the newest of each.
         gaps: what was found missing on the way.
         full: there may be more waiting.
+        chunks: those that hold its searches.
+        chosen: its searches, where not all of its chunks' are to go.
     """
 
     segment_id: uuid.UUID
@@ -53,12 +55,28 @@ class Batch:
     to_position: int
     digest: bytes
     spooled_position: int
-    records: list[Record] = dataclasses.field(default_factory=list)
+    client_id: str = ""
     kept_by_minute: Counter[int] = dataclasses.field(default_factory=Counter)
     stretches: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     gaps_seen: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     gaps: list[Gap] = dataclasses.field(default_factory=list)
     full: bool = False
+    chunks: Sequence[Chunk] = ()
+    chosen: list[Record] | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many searches it brings."""
+        return self.kept_by_minute.total()
+
+    def records(self) -> Iterable[Record]:
+        """Its searches as COPY takes them.
+
+        Never all at once: 20,000 tuples would set off the garbage collector more often than all else together.
+        """
+        if self.chosen is not None:
+            return self.chosen
+        return itertools.chain.from_iterable(chunk.records(self.client_id) for chunk in self.chunks)
 
     @property
     def days(self) -> set[int]:
@@ -148,14 +166,16 @@ class Backlog:
 
 def gather(segment: SegmentState, committed: int, chunks: Sequence[Chunk], client_id: str) -> Batch:
     """Makes one batch of chunks that follow each other."""
-    records: list[Record] = []
+    whole: list[Chunk] = []
     minutes: Counter[int] = Counter()
     stretches: dict[str, dict[str, Any]] = {}
     gaps_seen: dict[str, dict[str, Any]] = {}
     gaps: list[Gap] = []
     for chunk in chunks:
         try:
-            found, per_minute, ledger = chunk.records(client_id), chunk.per_minute(), chunk.ledger
+            if {len(column) for column in chunk.columns} != {chunk.row_count}:
+                raise SpoolDamaged("its columns differ in length")  # noqa: TRY301
+            per_minute, ledger = chunk.per_minute(), chunk.ledger
             news = {form["stretch_id"]: form for form in ledger["stretches"]}
             news_of_gaps = {form["gap_id"]: form for form in ledger["gaps"]}
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a chunk, the next one must get through
@@ -163,7 +183,7 @@ def gather(segment: SegmentState, committed: int, chunks: Sequence[Chunk], clien
                 Gap(DAMAGED, chunk.heard_until_ms, chunk.heard_until_ms, chunk.row_count or None, _told(chunk, error))
             )
             continue
-        records += found
+        whole.append(chunk)
         minutes.update(per_minute)
         stretches.update(news)
         gaps_seen.update(news_of_gaps)
@@ -175,12 +195,13 @@ def gather(segment: SegmentState, committed: int, chunks: Sequence[Chunk], clien
         last.position,
         last.digest,
         segment.last_position,
-        records,
+        client_id,
         minutes,
         list(stretches.values()),
         list(gaps_seen.values()),
         gaps,
         full=last.position < segment.last_position,
+        chunks=whole,
     )
 
 

@@ -24,6 +24,7 @@ KEEPALIVE_SECONDS = 24
 """A dead host's lock is free after about so long."""
 PING_SECONDS = 5.0
 PING_TIMEOUT_SECONDS = 10.0
+ANSWER_SECONDS = 20.0
 GHOST_SECONDS = 2.0 * KEEPALIVE_SECONDS
 LOCK_TIMEOUT = "10s"
 RETRY_SECONDS = 0.25
@@ -63,6 +64,11 @@ class FencedOff(CollectorError):  # noqa: N818
             f'another collector has taken over the client id "{client_id}": this one stops, and what it still '
             "holds in its spool is sent when it is started again"
         )
+
+
+def is_fenced(error: BaseException) -> bool:
+    """Whether this is the database's word that another has claimed the client id since."""
+    return isinstance(error, exceptions.ObjectNotInPrerequisiteStateError) and "has been claimed" in str(error)
 
 
 def lock_key(client_id: str) -> int:
@@ -117,6 +123,7 @@ class Claim:
             application_name=f"soulseek-research claim {client_id}",
             keepalive_seconds=KEEPALIVE_SECONDS,
             server_settings={"lock_timeout": LOCK_TIMEOUT, "idle_session_timeout": "0"},
+            command_timeout=ANSWER_SECONDS,
         )
         try:
             await migrations.check(connection)

@@ -61,7 +61,7 @@ class _Bulk(DataConnection):
                     # Unknown to aioslsk or broken. Its reader loop would log the bytes, and has no other use for them.
                     continue
             data = await self._read_some()
-            if data is None:
+            if data is None or self.state is not ConnectionState.CONNECTED:
                 return None
             before = self._cutter.oversized
             self._frames = iter(self._cutter.cut(data))

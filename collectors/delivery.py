@@ -1,5 +1,6 @@
 """One batch, one transaction: its searches, its coverage and the segment's new position, all or nothing."""
 
+import contextlib
 import dataclasses
 import datetime as dt
 import functools
@@ -7,7 +8,7 @@ import json
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
@@ -15,7 +16,6 @@ from asyncpg import exceptions
 
 from collectors.backlog import Batch, Gap, day
 from collectors.chunk import RECORD_COLUMNS, Record
-from collectors.claim import FencedOff
 from collectors.counts import IMPOSSIBLE_TIME
 from collectors.errors import CollectorError
 
@@ -74,7 +74,7 @@ class Delivery:
         Searches that the database cannot take are left out, and recorded as a gap in the same transaction.
 
         Raises:
-            FencedOff: another collector has claimed the client id.
+            ObjectNotInPrerequisiteStateError: another collector has claimed the client id.
             SerializationError: the segment is not where the batch begins; nothing was stored.
             PostgresError, InterfaceError, OSError: nothing was stored, or, if the connection was lost during COMMIT,
                 all of it.
@@ -92,12 +92,10 @@ class Delivery:
         except exceptions.CheckViolationError:
             self._months.clear()  # a partition is gone: it was archived
             raise
-        except exceptions.ObjectNotInPrerequisiteStateError as error:
-            raise FencedOff(self._client_id) from error
         for gap in stored.gaps:
             self.dropped[gap.reason] = self.dropped.get(gap.reason, 0) + (gap.searches or 0)
             logger.error("searches are missing: %s (%s)", gap.reason, gap.detail or gap.searches)
-        return len(stored.records)
+        return stored.rows
 
     async def record_gap(self, segment_id: uuid.UUID | None, gap: Gap) -> None:
         """Writes down that searches are missing."""
@@ -120,7 +118,8 @@ class Delivery:
     async def report_status(self, status: dict[str, Any]) -> None:
         """Says how the collector is, when there is no batch to say it with."""
         query = "SELECT report_status($1, $2, $3)"
-        await self._connection.execute(query, self._client_id, self._token, json.dumps(status, default=str))
+        with contextlib.suppress(exceptions.DataError):
+            await self._connection.execute(query, self._client_id, self._token, json.dumps(status, default=str))
 
     async def write_off(self, segment_id: uuid.UUID, gap: Gap, how: str) -> None:
         """Ends a segment of which searches are missing for good: the gap and the end together."""
@@ -145,8 +144,8 @@ class Delivery:
 
     async def _store(self, batch: Batch, status: str | None) -> Batch:
         await self._advance(batch, status)
-        if batch.records:
-            await self._copy(batch.records)
+        if batch.rows:
+            await self._copy(batch.records())
         return batch
 
     async def _advance(self, batch: Batch, status: str | None) -> None:
@@ -163,7 +162,7 @@ class Delivery:
     async def _record(self, query: str, batch: Batch, *news: dict[str, Any]) -> None:
         await self._connection.execute(query, self._client_id, self._token, batch.segment_id, json.dumps(news))
 
-    async def _copy(self, records: Sequence[Record]) -> None:
+    async def _copy(self, records: Iterable[Record]) -> None:
         await self._connection.copy_records_to_table("searches", records=records, columns=RECORD_COLUMNS)
 
     async def _without_impossible_months(self, batch: Batch) -> Batch:
@@ -171,9 +170,7 @@ class Delivery:
         impossible = {number for number in batch.days if not await self._ensure_month(day(number))}
         if not impossible:
             return batch
-        return _without(
-            batch, {id(one) for one in batch.records if _minute(one) // 1440 in impossible}, IMPOSSIBLE_TIME
-        )
+        return _without(batch, lambda record: _minute(record) // 1440 in impossible, IMPOSSIBLE_TIME)
 
     async def _ensure_month(self, date: dt.date | None) -> bool:
         if date is None:
@@ -191,11 +188,13 @@ class Delivery:
         """Stores what can be stored: one bad search, or one bad word of the ledger, holds up nothing else."""
         await self._connection.execute("SELECT check_fence($1, $2)", self._client_id, self._token)
         refused: list[Record] = []
-        await self._salvage(batch.records, refused)
-        if len(refused) > max(FEW, len(batch.records) // 2):
+        records = list(batch.records())
+        await self._salvage(records, refused)
+        if len(refused) > max(FEW, len(records) // 2):
             # Then it is not the searches: they stay in the spool until somebody has looked.
-            raise RefusesEverything(f"the database refuses {len(refused)} of {len(batch.records)} searches")
-        batch = _without(batch, {id(record) for record in refused}, REFUSED)
+            raise RefusesEverything(f"the database refuses {len(refused)} of {len(records)} searches")
+        if refused:
+            batch = _without(batch, set(refused).__contains__, REFUSED)
         for one in batch.stretches:
             await self._attempt(functools.partial(self._record, RECORD_COVERAGE, batch, one))
         for one in batch.gaps_seen:
@@ -226,15 +225,16 @@ class Delivery:
         return True
 
 
-def _without(batch: Batch, out: set[int], reason: str) -> Batch:
-    """The batch without some of its records, named by `id`, and with a gap instead."""
-    if not out:
-        return batch
-    left_out = [record for record in batch.records if id(record) in out]
+def _without(batch: Batch, is_out: Callable[[Record], bool], reason: str) -> Batch:
+    """The batch without some of its searches, and with a gap instead."""
+    left_out: list[Record] = []
+    chosen: list[Record] = []
+    for record in batch.records():
+        (left_out if is_out(record) else chosen).append(record)
     minutes = [_minute(record) for record in left_out]
     return dataclasses.replace(
         batch,
-        records=[record for record in batch.records if id(record) not in out],
+        chosen=chosen,
         kept_by_minute=batch.kept_by_minute - Counter(minutes),
         gaps=[*batch.gaps, Gap(reason, min(minutes) * 60_000, (max(minutes) + 1) * 60_000, len(left_out))],
     )

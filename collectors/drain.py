@@ -55,7 +55,6 @@ class Drain:
         """Sends what waits, and whatever comes, until the collector stops and nothing waits.
 
         Raises:
-            FencedOff: another collector has claimed the client id.
             ClaimLost: the claim must be taken anew.
             PostgresError, InterfaceError, OSError: as they come.
         """
@@ -88,7 +87,7 @@ class Drain:
 
     async def _next(self) -> Batch | None:
         batch = await self._to.backlog.next(self._to.pace.backlog_rows)
-        self._to.bell.taken(len(batch.records) if batch is not None else 0)
+        self._to.bell.taken(batch.rows if batch is not None else 0)
         return batch
 
     async def _store(self, batch: Batch) -> None:

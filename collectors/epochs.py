@@ -15,6 +15,8 @@ from soulseek_research.storage.database import DatabaseAwayError, Role
 
 _log = logging.getLogger(__name__)
 _FACT = "key epochs"
+_LOCK = "SELECT pg_advisory_lock(hashtextextended('soulseek-research first key', 0))"
+_UNLOCK = "SELECT pg_advisory_unlock(hashtextextended('soulseek-research first key', 0))"
 
 
 async def settle(connection: asyncpg.Connection, ring: KeyRing, algorithm: str) -> list[Epoch]:
@@ -28,27 +30,32 @@ async def settle(connection: asyncpg.Connection, ring: KeyRing, algorithm: str) 
     Raises:
         KeyRingError: several keys are here and none is registered.
     """
-    epochs = await known(connection)
-    if epochs:
-        return epochs
+    # One at a time, wherever they start: each sees the key that another has just made and registered.
+    await connection.execute(_LOCK)
+    try:
+        ring.reload()
+        if not await storage.known(connection):
+            await _register(connection, ring, algorithm)
+        return await known(connection)
+    finally:
+        await connection.execute(_UNLOCK)
+
+
+async def _register(connection: asyncpg.Connection, ring: KeyRing, algorithm: str) -> None:
     if len(ring.key_ids) > 1:
         raise KeyRingError(
             f"several keys are in {ring.directory} and none is registered in the database: "
             "say which one counts with `soulseek-research key rotate --key KEY_ID`"
         )
-    made = not ring.key_ids
-    key = ring.new(algorithm) if made else ring.get(ring.key_ids[0])
-    if await storage.register_first(connection, key.key_id, key.fingerprint, key.algorithm):
-        _log.warning(
-            "The pseudonym key %s is in %s. Keep a copy apart from the database: without it no other region can join, "
-            "and no question about a person can be answered (`soulseek-research key export %s`)",
-            key.key_id,
-            ring.directory,
-            key.key_id,
-        )
-    elif made:
-        ring.discard(key.key_id)
-    return await known(connection)
+    key = ring.get(ring.key_ids[0]) if ring.key_ids else ring.new(algorithm)
+    await storage.register_first(connection, key.key_id, key.fingerprint, key.algorithm)
+    _log.warning(
+        "The pseudonym key %s is in %s. Keep a copy apart from the database: without it no other region can join, "
+        "and no question about a person can be answered (`soulseek-research key export %s`)",
+        key.key_id,
+        ring.directory,
+        key.key_id,
+    )
 
 
 async def at_start(database: location.Location, spool: SpoolReader, ring: KeyRing, algorithm: str) -> list[Epoch]:

@@ -114,9 +114,7 @@ class _Session:
     def __init__(self, vantage: Vantage, ears: Ears, terms: Terms, on_state: OnState) -> None:
         self._terms = terms
         self._on_state = on_state
-        self._ledger = ears.ledger
         self._first_heard_at: float | None = None
-        self._over = False
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._client = ListeningClient(vantage, ears, self._on_place)
         # The bus holds its listeners weakly; these live as long as the session.
@@ -131,8 +129,7 @@ class _Session:
             _log.error("The session failed: %s at %s", privacy.describe(error), privacy.whereabouts(error))
             ended = Ended(Ending.FAILED, privacy.describe(error))
         finally:
-            self._over = True
-            self._ledger.lost(ended.ending.value, time.time())
+            self._client.distributed_network.leave(ended.ending.value)
             await self._close()
         heard_at = self._client.distributed_network.heard_at
         if self._first_heard_at is None or heard_at is None:
@@ -184,8 +181,6 @@ class _Session:
             _log.warning("A session did not close cleanly: %s", privacy.describe(error))
 
     def _on_place(self, place: tuple[coverage.Role, int] | None) -> None:
-        if self._over:  # closing loses the parent too
-            return
         if place is None:
             self._on_state(State.LOGGED_IN, "the parent is lost, looking for another")
             return

@@ -4,6 +4,8 @@
 database takes a `SpoolReader` of its own; so does another process that only looks. Nothing here is async.
 """
 
+import functools
+import sqlite3
 import time
 import uuid
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from collectors.spool_file import (
     SpoolLock,
     SpoolLocked,
     SpoolUnavailable,
+    as_number,
     sql,
 )
 from collectors.spool_reader import Depth, SegmentState, SpoolReader, used_bytes
@@ -119,9 +122,9 @@ class Spool(SpoolReader):
             ).fetchone()
             if found is None:
                 raise SpoolError(f"spool {self.path}: no segment is open")
-            position, searches_until = int(found[1]) + 1, int(found[2]) + len(rows)
+            position, searches_until = as_number(found[1]) + 1, as_number(found[2]) + len(rows)
             digest = chunk.digest_of(
-                uuid.UUID(found[0]),
+                uuid.UUID(str(found[0])),
                 position,
                 row_count=len(rows),
                 heard_until_ms=heard_until_ms,
@@ -191,17 +194,25 @@ class Spool(SpoolReader):
         segment, pruned, until = found
         until = min(until, pruned + PRUNE_CHUNKS)
         digest, searches_until = self._end_of(segment, until)
-        marked = {"segment": segment, "until": until, "searches_until": searches_until, "digest": digest}
+        mark = functools.partial(
+            _mark_pruned,
+            segment=segment,
+            until=until,
+            searches_until=searches_until,
+            digest=digest,
+            cutoff_ms=cutoff_ms,
+        )
         try:
             with self._file.transaction() as connection:
-                connection.execute(sql("mark_pruned"), marked)
-                connection.execute(
-                    "DELETE FROM chunks WHERE segment = ? AND position BETWEEN ? AND ?", (segment, pruned + 1, until)
-                )
+                if mark(connection):
+                    connection.execute(
+                        "DELETE FROM chunks WHERE segment = ? AND position BETWEEN ? AND ?",
+                        (segment, pruned + 1, until),
+                    )
         except SpoolFileDamaged:
             # What lies on a damaged page cannot be removed. It costs its space, and is passed over from now on.
             with self._file.transaction() as connection:
-                connection.execute(sql("mark_pruned"), marked)
+                mark(connection)
         return int(until - pruned)
 
     def _remove_ended_segments(self, cutoff_ms: int) -> None:
@@ -220,3 +231,8 @@ class Spool(SpoolReader):
                 if free * PAGE_BYTES < GIVE_BACK_BYTES or free < pages / 2:
                     return
                 connection.execute(f"PRAGMA incremental_vacuum({GIVE_BACK_PAGES})").fetchall()
+
+
+def _mark_pruned(connection: sqlite3.Connection, **until: Any) -> bool:
+    connection.execute(sql("forget_acknowledgements"), until)
+    return connection.execute(sql("mark_pruned"), until).rowcount > 0

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from collectors.errors import CollectorError
 
@@ -23,6 +24,7 @@ PAGE_BYTES = 4096
 WAL_PAGES = 1000
 """After so many pages (4 MB) the WAL is moved into the file, which takes some milliseconds."""
 BUSY_SECONDS = 10.0
+DAMAGED = "the file is damaged; move it away to begin a new one"
 
 
 class SpoolError(CollectorError):
@@ -110,6 +112,9 @@ class SpoolFile:
             raise kind(f"spool {self.path}: {_in_words(error)}") from error
         except OSError as error:
             raise SpoolUnavailable(f"spool {self.path}: {error.strerror}") from error
+        except ValueError as error:  # a text or a uuid in it, or in SQLite's own message, that is none
+            self.close()
+            raise SpoolFileDamaged(f"spool {self.path}: {DAMAGED}") from error
 
     def _connect(self) -> sqlite3.Connection:
         if self._appends:
@@ -185,6 +190,13 @@ class SpoolLock:
         os.close(self._descriptor)
 
 
+def as_number(value: Any) -> int:
+    """A number that was stored; a damaged row may hold anything, which then is a SpoolFileDamaged."""
+    if not isinstance(value, int):
+        raise ValueError("not a number")  # noqa: TRY004 - about data, as those of a bad uuid or bad UTF-8
+    return value
+
+
 def primary_code(error: sqlite3.Error) -> int:
     """SQLite's result code, without its extension."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
@@ -215,7 +227,7 @@ def _in_words(error: sqlite3.Error) -> str:
         sqlite3.SQLITE_FULL: "the disk is full",
         sqlite3.SQLITE_BUSY: "another process keeps it busy",
         sqlite3.SQLITE_NOTADB: "this file is not a spool",
-        sqlite3.SQLITE_CORRUPT: "the file is damaged; move it away to begin a new one",
+        sqlite3.SQLITE_CORRUPT: DAMAGED,
         sqlite3.SQLITE_READONLY: "it may not be written to",
         sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
     }.get(primary_code(error), str(error))

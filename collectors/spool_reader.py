@@ -1,5 +1,6 @@
 """Reading the spool: whole chunks in order, each checked, and a damaged one named instead of sent."""
 
+import contextlib
 import sqlite3
 import time
 import uuid
@@ -9,10 +10,12 @@ from typing import Any, NamedTuple, Self
 
 from collectors import chunk
 from collectors.chunk import Chunk
-from collectors.spool_file import PAGE_BYTES, SpoolError, SpoolFile, SpoolFileDamaged, primary_code, sql
+from collectors.spool_file import PAGE_BYTES, SpoolError, SpoolFile, SpoolFileDamaged, as_number, primary_code, sql
 
 READ_CHUNKS = 1000
 """At most so many chunks are read at once, however few searches they hold."""
+NEIGHBOURS = 20
+"""So far around a damaged chunk another is looked for, to tell when it was."""
 MOST_SEARCHES = 10_000_000
 """A damaged chunk that claims to hold more is not believed."""
 
@@ -58,12 +61,7 @@ class SpoolReader:
     def segments(self) -> list[SegmentState]:
         """All segments that the spool holds, in the order they were opened."""
         with self._file.transaction(read_only=True) as connection:
-            return [
-                SegmentState(
-                    uuid.UUID(segment_id), opened, last, acknowledged, uuid.UUID(database) if database else None, pruned
-                )
-                for segment_id, opened, last, acknowledged, database, pruned in connection.execute(sql("segments"))
-            ]
+            return [_state(row) for row in connection.execute(sql("segments"))]
 
     def read(self, segment_id: uuid.UUID, after_position: int, max_rows: int) -> list[Chunk]:
         """Whole chunks in order, from the one after `after_position`, until together they hold `max_rows` or more.
@@ -103,12 +101,10 @@ class SpoolReader:
         now_ms = time.time_ns() // 1_000_000
         with self._file.transaction(read_only=True) as connection:
             reading = self._reading(connection, segment_id)
-        number, first, last = reading.number, reading.pruned_position, reading.last_position
-        if not first <= position <= last:
-            raise SpoolError(f"segment {segment_id}: no chunk {position}, only {first + 1} to {last}")
+        number = reading.number
         _, searches_until = self._end_of(number, position)
         with self._file.transaction() as connection:
-            connection.execute(
+            updated = connection.execute(
                 sql("acknowledge"),
                 {
                     "segment": number,
@@ -117,7 +113,9 @@ class SpoolReader:
                     "database_id": str(database_id),
                     "now_ms": now_ms,
                 },
-            )
+            ).rowcount
+            if not updated:
+                raise SpoolError(f"segment {segment_id}: there is no chunk {position}, or it was pruned")
             if position > reading.acknowledged_position:
                 connection.execute("INSERT INTO acknowledgements VALUES (?, ?, ?)", (number, now_ms, position))
             elif position < reading.acknowledged_position:
@@ -178,7 +176,15 @@ class SpoolReader:
         ).fetchone()
         if found is None:
             raise SpoolError(f"spool {self.path}: no segment {segment_id}")
-        return _Reading(connection, segment_id, *found)
+        number, opened, last, acknowledged, pruned = map(as_number, found[:5])
+        return _Reading(connection, segment_id, number, opened, last, acknowledged, pruned, found[5])
+
+
+def _state(row: Sequence[Any]) -> SegmentState:
+    segment_id, database_id, *numbers = row
+    opened, last, acknowledged, pruned = map(as_number, numbers)
+    database = None if database_id is None else uuid.UUID(str(database_id))
+    return SegmentState(uuid.UUID(str(segment_id)), opened, last, acknowledged, database, pruned)
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
@@ -256,8 +262,13 @@ class _Reading(NamedTuple):
         return Chunk(self.segment_id, position, digest, row_count, self._time_near(position), b"", b"", damage)
 
     def _time_near(self, position: int) -> int:
-        try:
-            found = self.connection.execute(sql("time_near"), {"segment": self.number, "position": position}).fetchone()
-        except sqlite3.Error:
-            found = None
-        return found[0] if found and isinstance(found[0], int) else self.opened_at_ms
+        """Until when a neighbour had heard; one by one, since they may lie on the same damaged page."""
+        for distance in range(1, NEIGHBOURS + 1):
+            for neighbour in (position - distance, position + distance):
+                with contextlib.suppress(sqlite3.Error):
+                    found = self.connection.execute(
+                        "SELECT heard_until_ms FROM chunks WHERE segment = ? AND position = ?", (self.number, neighbour)
+                    ).fetchone()
+                    if found and isinstance(found[0], int):
+                        return found[0]
+        return self.opened_at_ms

@@ -74,6 +74,7 @@ class Tree(DistributedNetwork):
         self._place: tuple[Role, int, str] | None = None
         self._unproved = True
         self._logged_in = False
+        self._over = False
         super().__init__(settings, event_bus, network)
         network.tree = self
 
@@ -107,7 +108,7 @@ class Tree(DistributedNetwork):
         if not self._logged_in:
             self._counts.refuse(counts.BEFORE_LOGIN)
             return
-        if self.parent is None and (self._place is None or self._place[0] != "branch root"):
+        if self._place is None:
             self._stand("branch root", 0, self._own_name)
         self._unwrapped(Source.SERVER, frames.inner_of_server(frame))
 
@@ -126,6 +127,11 @@ class Tree(DistributedNetwork):
         """Somebody announced frames that are longer than anything we take."""
         self._counts.refuse(counts.OVERSIZED, number)
 
+    def leave(self, reason: str) -> None:
+        """Ends our place in the tree with the session: what still comes while it closes is not heard."""
+        self._over = True
+        self._ledger.lost(reason, time.time())
+
     def _is_parent(self, connection: PeerConnection) -> bool:
         parent = self.parent
         return parent is not None and parent.connection is connection
@@ -141,6 +147,8 @@ class Tree(DistributedNetwork):
         self._take(source, frames.parse_distributed(frame), frame)
 
     def _take(self, source: Source, search: frames.Search | None, frame: bytes) -> None:
+        if self._over:
+            return
         if search is None:
             self._counts.refuse(counts.UNREADABLE)
             return
@@ -183,7 +191,7 @@ class Tree(DistributedNetwork):
     async def _on_closing(self, event: ConnectionStateChangedEvent) -> None:
         if event.state is ConnectionState.CLOSING and isinstance(event.connection, PeerConnection):
             self._brood.remove(event.connection)
-            if self._is_parent(event.connection):
+            if self._is_parent(event.connection) and not self._over:
                 self._place, self._unproved = None, True
                 self._ledger.lost(PARENT_LOST, time.time())
                 self._on_place(None)

@@ -16,10 +16,11 @@ from asyncpg import exceptions
 from collectors import ghost
 from collectors.assignment import Assignment, Bell, Pace, State
 from collectors.backlog import Backlog
-from collectors.claim import KEEPALIVE_SECONDS, LOCK_TIMEOUT, AlreadyClaimed, Claim, Connect, FencedOff
+from collectors.claim import KEEPALIVE_SECONDS, LOCK_TIMEOUT, AlreadyClaimed, Claim, Connect, FencedOff, is_fenced
 from collectors.clock import ClockReading
 from collectors.drain import ClaimLost, Drain
 from collectors.errors import CollectorError
+from collectors.spool import SpoolError, SpoolReader
 from soulseek_research.storage.errors import StorageError
 
 __all__ = ["Pace", "State", "Writer"]
@@ -124,9 +125,11 @@ class Writer:
         while True:
             try:
                 await self._session()
-            except (AlreadyClaimed, FencedOff):
+            except AlreadyClaimed:
                 raise
-            except Exception as error:  # noqa: BLE001 - listening goes on whatever it is, and the spool keeps all
+            except Exception as error:  # listening goes on whatever it is, and the spool keeps all
+                if is_fenced(error):
+                    raise FencedOff(self._assignment.client_id) from error
                 self._note_failure(error)
             else:
                 return
@@ -184,6 +187,8 @@ class Writer:
 
     async def _pause(self) -> None:
         pace = self._assignment.pace
+        with contextlib.suppress(SpoolError):
+            self.state.backlog = await self._assignment.backlog.ask(SpoolReader.depth)
         longest = min(pace.last_retry_seconds, pace.first_retry_seconds * 2 ** min(self._failures, 20))
         self._failures += 1
         with contextlib.suppress(TimeoutError):

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.third_party import Program
+from tests.program import Program
 
 PASSWORD = "not a secret"
 CLIENT_ID = "proof"
@@ -17,8 +17,10 @@ class Collector(Program):
         home = folder / "home"
         home.mkdir(exist_ok=True)
         super().__init__(
-            [sys.executable, "-m", "flows.cli", "start", "--username", username, "--client-id", CLIENT_ID, "--server", server,
-             "--data-dir", data_dir(folder), "--log-level", "DEBUG", *options],
+            [
+                sys.executable, "-m", "flows.cli", "start", "--username", username, "--client-id", CLIENT_ID,
+                "--server", server, "--data-dir", data_dir(folder), "--log-level", "DEBUG", *options,
+            ],
             folder / "collector.log",
             cwd=home,
             env={"PATH": os.environ["PATH"], "HOME": str(home), "SOULSEEK_RESEARCH_PASSWORD": PASSWORD},

@@ -52,10 +52,14 @@ def lines(record: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file if line.endswith("\n")]
 
 
-def searches(record: Path, *directions: str) -> list[Forwarded]:
-    """The searches that were forwarded, in their order; from anybody unless directions are named."""
-    wanted = directions or ("s>c", "p>c")
-    return [_read(one) for one in lines(record) if "ticket" in one and one["dir"] in wanted and not one.get("lost")]
+def search_lines(record: Path) -> list[dict[str, Any]]:
+    """Of these, the searches that were handed on to the collector."""
+    return [one for one in lines(record) if "ticket" in one and one["dir"] != "c>s" and not one.get("lost")]
+
+
+def searches(record: Path) -> list[Forwarded]:
+    """The searches that were forwarded, in their order."""
+    return [_read(one) for one in search_lines(record)]
 
 
 def to_be_kept(heard: Iterable[Forwarded]) -> list[Forwarded]:

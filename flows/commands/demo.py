@@ -27,7 +27,11 @@ DELAY_SECONDS = 0.25
 # A minute shows what takes a real network an hour.
 RATE = 150.0
 SPEED = 60.0
+# And ten people who want the same thing are met in a day there, not in a minute.
+HIT_SHARE = 0.1
 STOP_SECONDS = 30.0
+# Where nothing can be drawn anew, in a log or a pipe.
+REPORT_SECONDS = 10.0
 
 
 @click.command(epilog="Example:  soulseek-research demo --seconds 20")
@@ -62,7 +66,13 @@ async def _listen(database: location.Location, folder: Path, seconds: float, con
     stopped = asyncio.Event()
     with _on_signals(stopped):
         async with SimulatedNetwork(
-            seed=int(time.time()), rate=RATE, speed=SPEED, overlap=OVERLAP, delay_seconds=DELAY_SECONDS, regions=regions
+            seed=int(time.time()),
+            rate=RATE,
+            speed=SPEED,
+            overlap=OVERLAP,
+            delay_seconds=DELAY_SECONDS,
+            hit_share=HIT_SHARE,
+            regions=regions,
         ) as network:
             host, port = network.server_address
             console.print(f"A simulated Soulseek network of {network.people:,} people is on {host}:{port}.")
@@ -127,15 +137,19 @@ async def _watch(
     collectors: list[asyncio.subprocess.Process],
 ) -> None:
     connection = await database.connect(Role.ANALYST)
-    ends = time.monotonic() + seconds
+    ends, reported = time.monotonic() + seconds, seconds
     try:
         with Live(console=console, refresh_per_second=4, transient=True) as live:
             while (left := ends - time.monotonic()) > 0 and not stopped.is_set():
                 if any(one.returncode is not None for one in collectors):
                     raise click.ClickException("a collector ended early; what it said stands above")
                 rows = [_progress(one) for one in await overview.overview(connection)]
-                if rows:
+                if rows and console.is_terminal:
                     live.update(tables.table(rows, title=f"{left:.0f} s to go"))
+                elif rows and left < reported - REPORT_SECONDS:
+                    reported = left
+                    kept = ", ".join(f"{row['region']} {row['searches in the last minute']:,}" for row in rows)
+                    console.print(f"{left:.0f} s to go; searches in the last minute: {kept}")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(1.0, left)):
                         await stopped.wait()

@@ -60,4 +60,5 @@ def _row(one: CollectorOverview) -> dict[str, Any]:
 def _why_not(one: CollectorOverview) -> str:
     if one.status.get("state") in (None, "listening"):
         return "not heard of since " + one.heartbeat_at.strftime("%H:%M:%SZ")
-    return f"{one.status['state']} {one.status.get('detail', '')}".strip()
+    state, detail = one.status["state"], one.status.get("detail")
+    return f"{state}: {detail}" if detail and detail != state else state

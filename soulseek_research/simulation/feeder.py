@@ -1,6 +1,6 @@
 """Feeding a client as fast as its socket takes it, from a process of its own: for the benchmark.
 
-    python -m soulseek_research.simulation.feeder [--block 50000] [--seed 1]
+    python -m soulseek_research.simulation.feeder [--block 50000] [--seed 1] [--hostile-share 0]
 
 It prints a line of JSON, `{"server": ["127.0.0.1", PORT]}`, and then does what each line on its standard input says,
 answering with a line of JSON: `feed COUNT [RATE]` sends so many searches to the clients that are connected, `children
@@ -108,7 +108,8 @@ class Feeder:
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    block = Block(searchers.stream(arguments.seed, arguments.people), arguments.block)
+    crowd = searchers.stream(arguments.seed, arguments.people, hostile_share=arguments.hostile_share)
+    block = Block(crowd, arguments.block)
     async with SimulatedNetwork(rate=0, branches=1) as network:
         feeder = Feeder(network.branches[0], block)
         lines.say({"server": network.server_address})
@@ -134,6 +135,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m soulseek_research.simulation.feeder", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--people", type=int, default=30_000)
+    parser.add_argument(
+        "--hostile-share", type=float, default=searchers.HOSTILE, help="the share of what people ask that is hostile"
+    )
     parser.add_argument("--block", type=int, default=BLOCK_SEARCHES, help="how many different searches")
     asyncio.run(_run(parser.parse_args()))
 

@@ -22,6 +22,7 @@ from soulseek_research.storage.errors import StorageError
 DATABASE = "soulseek_research"
 # Recovery after a crash replays at most max_wal_size; a server that cannot start is noticed at once.
 START_SECONDS = 300.0
+_TRIES = 3
 _POLL_SECONDS = 0.01
 _LITTLE_SPACE_BYTES = 32_000_000  # two files of its write-ahead log
 _ROOT_DATA_DIR = Path("/var/lib/soulseek-research/postgres")
@@ -147,15 +148,15 @@ class EmbeddedServer:
         """Wait until the server takes connections, starting what is not there; returns the folder of its socket."""
         log = self._data_dir / embedded_watcher.LOG
         before = log.stat().st_size if log.exists() else 0
-        may_fail_once = True
+        tries = 0
         while time.monotonic() < deadline:
             found_running = is_locked(self._server_lock)
             if self._watch():
-                # The watcher we started has gone, and the server with it. One that was found running may have been on
-                # its way out; one of our own could not start.
-                if not may_fail_once:
+                # Each watcher that goes leaves the place to another: it could not start the server, or was killed.
+                # A server that was found running may have been on its way out: that was not a try.
+                tries += not found_running
+                if tries > _TRIES:
                     break
-                may_fail_once = found_running
             sockets = embedded_watcher.ready_sockets(self._data_dir)
             if sockets is not None and self._has_database(sockets):
                 return sockets
@@ -184,10 +185,8 @@ class EmbeddedServer:
                 stderr=log,
                 pass_fds=[lock],
                 start_new_session=True,  # a Ctrl-C in our terminal is not for the server
-                check=True,
+                check=False,  # whether it lives is told by its lock
             )
-        except subprocess.CalledProcessError as error:
-            raise StorageError(f"cannot watch over PostgreSQL: {error}") from error
         finally:
             os.close(log)
             os.close(lock)

@@ -158,9 +158,7 @@ class Watcher:
             found = True
             self.rotate_log()
             time.sleep(POLL_SECONDS)
-        # The folder was removed under us: nobody can use this server any more, and another may be in its place.
-        if self.child is not None and self.child.poll() is None:
-            self.child.send_signal(signal.SIGQUIT)
+        self.abandon()
 
     def start(self) -> None:
         """Start the server; after a crash, more slowly each time."""
@@ -212,17 +210,22 @@ class Watcher:
                 self.sockets.rmdir()
 
     def signal_until(self, number: signal.Signals, seconds: float) -> None:
-        """Send the signal to the server once, and wait until no process of it lives, but no longer than that."""
+        """Send the signal to the server until no process of it lives, but no longer than that."""
         deadline = time.monotonic() + seconds
-        sent_to: int | None = None
+        next_signal = 0.0  # again and again, because one that has only just been started does not hear it yet
         while is_locked(self.data_dir / SERVER_LOCK) and time.monotonic() < deadline:
-            alive = self.child is not None and self.child.poll() is None
-            pid = self.child.pid if self.child is not None and alive else postmaster(self.data_dir)
-            if pid not in (None, sent_to):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-                sent_to = pid
+            if time.monotonic() > next_signal:
+                next_signal = time.monotonic() + 1
+                pid = postmaster(self.data_dir) if self.child is None else self.child.pid
+                if pid is not None and (self.child is None or self.child.poll() is None):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
             time.sleep(0.02)
+
+    def abandon(self) -> None:
+        """Kill a server that nobody can use any more: its folder was removed, and another may be in its place."""
+        if self.child is not None and self.child.poll() is None:
+            self.child.send_signal(signal.SIGQUIT)
 
     def log(self, line: str) -> None:
         """Say something where the server does."""
@@ -252,8 +255,11 @@ def main(order: str) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     place = json.loads(order)
     folders = Path(place["data_dir"]), Path(place["sockets"])
-    with contextlib.suppress(FileNotFoundError):
-        Watcher(*folders, place["command"], place["account"], place["lock"]).run()
+    watcher = Watcher(*folders, place["command"], place["account"], place["lock"])
+    try:
+        watcher.run()
+    except FileNotFoundError:
+        watcher.abandon()
     sys.exit(0)
 
 

@@ -85,13 +85,6 @@ async def test_a_login_that_is_no_member_keeps_its_own_rights(database: str, log
         assert await connection.fetchval("SELECT current_user") == login
 
 
-async def test_a_server_without_the_roles_does_as_well(old_server: str) -> None:
-    async with databases.connected(old_server) as connection:
-        await connection.execute("DROP ROLE IF EXISTS soulseek_research_analyst")
-    async with _connected(old_server, role=db.Role.ANALYST) as connection:
-        assert await connection.fetchval("SELECT current_user") == "postgres"
-
-
 async def test_a_password_opens_and_a_wrong_one_is_told(database: str, password_login: str) -> None:
     async with _connected(databases.as_user(database, password_login, PASSWORD)) as connection:
         assert await connection.fetchval("SELECT current_user") == password_login
@@ -116,6 +109,12 @@ async def test_a_server_that_is_not_there_may_come_back(database: str, tmp_path:
         complaint = await _complaint(dsn)
         assert isinstance(complaint, db.DatabaseAwayError)
         assert "cannot be reached" in str(complaint)
+
+
+async def test_a_host_that_nobody_knows_may_be_known_later() -> None:
+    complaint = await _complaint(f"postgresql://someone:{PASSWORD}@soulseek-research.invalid/somewhere")
+    assert isinstance(complaint, db.DatabaseAwayError)
+    assert "soulseek-research.invalid" in str(complaint)
 
 
 async def test_a_server_that_says_nothing_is_given_up() -> None:

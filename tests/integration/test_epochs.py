@@ -1,106 +1,70 @@
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-import asyncpg
 import pytest
 
-from soulseek_research.storage import epochs
-from soulseek_research.storage.database import Role
+from collectors import epochs
+from collectors.keys import KeyRing, KeyRingError
+from collectors.pseudonym import Epoch, Pseudonymiser
+from collectors.spool import Spool
+from soulseek_research.storage import database as db
+from soulseek_research.storage.database import DatabaseAwayError, Role
 from soulseek_research.storage.errors import StorageError
+from soulseek_research.storage.location import Location
 from tests import databases
 
-SOON = timedelta(hours=2)
+
+async def start(dsn: str, keys: Path) -> Pseudonymiser:
+    connection = await db.connect(dsn, role=Role.COLLECTOR)
+    try:
+        ring = KeyRing(keys)
+        return Pseudonymiser(ring, await epochs.settle(connection, ring, "aes-siv"))
+    finally:
+        await connection.close()
 
 
-@pytest.fixture
-async def owner(database: str) -> AsyncIterator[asyncpg.Connection]:
-    async with databases.connected(database) as connection:
-        yield connection
+async def test_ten_first_starts_on_one_machine_agree_on_one_key(database: str, tmp_path: Path) -> None:
+    started = await asyncio.gather(*(start(database, tmp_path / "keys") for _ in range(10)))
+
+    assert len({pseudonym("somebody", 0) for pseudonym in started}) == 1
+    assert len(KeyRing(tmp_path / "keys").key_ids) == 1
 
 
-@pytest.fixture
-async def keyed(owner: asyncpg.Connection) -> asyncpg.Connection:
-    """With a first key."""
-    assert await epochs.register_first(owner, "first", "f1", "aes-siv")
-    return owner
+async def test_of_first_starts_on_many_machines_one_registers_and_the_others_lack_its_key(
+    database: str, tmp_path: Path
+) -> None:
+    started = await asyncio.gather(*(start(database, tmp_path / f"keys-{number}") for number in range(4)))
+
+    assert sorted(pseudonym.next_missing(0) is None for pseudonym in started) == [False, False, False, True]
 
 
-def _later(wait: timedelta = SOON) -> datetime:
-    return datetime.now(UTC).replace(microsecond=0) + wait
+async def test_a_key_that_is_here_already_is_registered_instead_of_a_new_one(database: str, tmp_path: Path) -> None:
+    key = KeyRing(tmp_path / "keys").new("hmac-sha256")
+
+    pseudonym = await start(database, tmp_path / "keys")
+
+    assert pseudonym("somebody", 0).startswith(f"{key.key_id}.")
 
 
-async def test_the_first_key_counts_from_the_beginning(owner: asyncpg.Connection) -> None:
-    assert await epochs.known(owner) == []
-    assert await epochs.register_first(owner, "first", "f1", "aes-siv")
-    assert not await epochs.register_first(owner, "second", "f2", "aes-siv")
-    assert await epochs.known(owner) == [epochs.KeyEpoch("first", "f1", "aes-siv", None)]
+async def test_of_several_keys_none_is_guessed(database: str, tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path / "keys")
+    ring.new("aes-siv")
+    ring.new("aes-siv")
+
+    with pytest.raises(KeyRingError, match="key rotate --key"):
+        await start(database, tmp_path / "keys")
 
 
-async def test_a_collector_sees_what_the_owner_announces(database: str, keyed: asyncpg.Connection) -> None:
-    second, third = _later(), _later(2 * SOON)
-    await epochs.announce(keyed, "second", "f2", "hmac-sha256", second)
-    await epochs.announce(keyed, "third", "f3", "aes-siv", third.astimezone())
-    async with databases.connected(database, role=Role.COLLECTOR) as collector:
-        assert await epochs.known(collector) == [
-            epochs.KeyEpoch("first", "f1", "aes-siv", None),
-            epochs.KeyEpoch("second", "f2", "hmac-sha256", second),
-            epochs.KeyEpoch("third", "f3", "aes-siv", third),
-        ]
+async def test_a_start_without_the_database_uses_the_epochs_last_seen(database: str, tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path / "keys")
+    away = Location(databases.named(database, "gone"))
+    with Spool(tmp_path / "spool.sqlite") as spool:
+        with pytest.raises(StorageError):
+            await epochs.at_start(Location("postgresql://somebody@127.0.0.1:1/nowhere"), spool, ring, "aes-siv")
+        seen = await epochs.at_start(Location(database), spool, ring, "aes-siv")
 
-
-async def test_a_key_is_announced_ahead(keyed: asyncpg.Connection) -> None:
-    for wait in (timedelta(days=-1), timedelta(minutes=59)):
-        with pytest.raises(StorageError, match="at least 1:00:00 ahead"):
-            await epochs.announce(keyed, "second", "f2", "aes-siv", _later(wait))
-    await epochs.announce(keyed, "second", "f2", "aes-siv", _later(timedelta(seconds=5)), notice=timedelta(seconds=1))
-
-
-async def test_an_epoch_that_was_announced_is_not_shortened(keyed: asyncpg.Connection) -> None:
-    begin = _later(2 * SOON)
-    await epochs.announce(keyed, "second", "f2", "aes-siv", begin)
-    for earlier in (_later(), begin):
-        with pytest.raises(StorageError, match="announced already: a later one begins after it"):
-            await epochs.announce(keyed, "third", "f3", "aes-siv", earlier)
-
-
-@pytest.mark.parametrize(("key_id", "fingerprint"), [("first", "f2"), ("second", "f1")])
-async def test_a_key_is_registered_once(keyed: asyncpg.Connection, key_id: str, fingerprint: str) -> None:
-    with pytest.raises(StorageError, match=f'the key "{key_id}" is registered already'):
-        await epochs.announce(keyed, key_id, fingerprint, "aes-siv", _later())
-
-
-async def test_of_ten_that_announce_the_same_moment_one_does(database: str, keyed: asyncpg.Connection) -> None:
-    begin = _later()
-
-    async def announce(number: int) -> bool:
-        async with databases.connected(database) as connection:
-            try:
-                await epochs.announce(connection, f"k{number}", f"another{number}", "aes-siv", begin)
-            except StorageError:
-                return False
-            return True
-
-    assert sorted(await asyncio.gather(*(announce(number) for number in range(10)))) == [False] * 9 + [True]
-
-
-async def test_without_a_first_key_there_is_no_next(owner: asyncpg.Connection) -> None:
-    with pytest.raises(StorageError, match="no key is registered yet"):
-        await epochs.announce(owner, "first", "f1", "aes-siv", _later())
-
-
-async def test_an_algorithm_nobody_knows(keyed: asyncpg.Connection) -> None:
-    with pytest.raises(StorageError, match='no key algorithm "rot13"'):
-        await epochs.announce(keyed, "second", "f2", "rot13", _later())
-
-
-async def test_a_moment_needs_a_time_zone(keyed: asyncpg.Connection) -> None:
-    with pytest.raises(StorageError, match="time zone"):
-        await epochs.announce(keyed, "second", "f2", "aes-siv", _later().replace(tzinfo=None))
-
-
-@pytest.mark.parametrize("role", Role)
-async def test_only_the_owner_announces(database: str, keyed: asyncpg.Connection, role: Role) -> None:
-    async with databases.connected(database, role=role) as connection:
-        with pytest.raises(StorageError, match="only the owner of the database may announce a key"):
-            await epochs.announce(connection, "second", "f2", "aes-siv", _later())
+        assert await epochs.at_start(Location("postgresql://somebody@127.0.0.1:1/x"), spool, ring, "aes-siv") == seen
+        assert isinstance(seen[0], Epoch)
+        with pytest.raises(StorageError) as refusal:
+            await epochs.at_start(away, spool, ring, "aes-siv")
+        assert not isinstance(refusal.value, DatabaseAwayError)

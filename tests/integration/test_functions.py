@@ -134,15 +134,12 @@ async def test_a_claim_waits_for_the_batch_that_is_under_way(collector: asyncpg.
         assert [row[0] for row in rows] == [1]
 
 
-@pytest.mark.parametrize("client_id", ["", " ", " eu", "eu ", "e\nu", "e\x1bu", "e\x85u", "x" * 65])
-async def test_a_client_id_that_cannot_be_shown_is_refused(collector: asyncpg.Connection, client_id: str) -> None:
-    with pytest.raises(exceptions.CheckViolationError, match="client_id_is_printable"):
-        await _claim(collector, client_id)
-
-
-@pytest.mark.parametrize("client_id", ["e", "eu", "us-east.2", "München 1", "東京", "x" * 64])
-async def test_a_client_id_may_be_any_short_name(collector: asyncpg.Connection, client_id: str) -> None:
-    assert await _claim(collector, client_id) == 1
+async def test_a_client_id_can_be_shown(collector: asyncpg.Connection) -> None:
+    for client_id in ("e", "eu", "us-east.2", "München 1", "東京", "x" * 64):
+        assert await _claim(collector, client_id) == 1
+    for client_id in ("", " ", " eu", "eu ", "e\nu", "e\x1bu", "e\x85u", "x" * 65):
+        with pytest.raises(exceptions.CheckViolationError, match="client_id_is_printable"):
+            await _claim(collector, client_id)
 
 
 async def test_no_batch_is_taken_that_a_crash_could_undo(collector: asyncpg.Connection) -> None:

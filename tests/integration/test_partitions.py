@@ -62,15 +62,12 @@ async def test_a_search_of_the_last_millisecond_is_stored_in_its_month(database:
     assert [row[0] for row in rows] == [_name(_month(0)), _name(_month(1))]
 
 
-@pytest.mark.parametrize(
-    "month",
-    [_month(3), _month(-14), date(1970, 1, 1), date(9999, 12, 1), date.min, date.max, None],
-)
-async def test_no_partition_for_a_month_that_cannot_be(database: str, month: date | None) -> None:
+async def test_no_partition_for_a_month_that_cannot_be(database: str) -> None:
     async with databases.connected(database) as connection:
         before = await _partitions(connection)
-        with pytest.raises(exceptions.DatetimeFieldOverflowError):
-            await connection.execute("SELECT ensure_partition($1)", month)
+        for month in (_month(3), _month(-14), date(1970, 1, 1), date(9999, 12, 1), date.min, date.max, None):
+            with pytest.raises(exceptions.DatetimeFieldOverflowError):
+                await connection.execute("SELECT ensure_partition($1)", month)
         assert await _partitions(connection) == before
 
 

@@ -7,4 +7,4 @@ UPDATE segments SET
         ELSE coalesce(:searches_until, acknowledged_searches) END,
     acknowledged_at_ms = :now_ms,
     database_id = :database_id
-WHERE segment = :segment
+WHERE segment = :segment AND :position BETWEEN pruned_position AND last_position
