@@ -107,16 +107,9 @@ class ListeningNetwork(Network):
         return sum(isinstance(one, StrangerConnection) for one in self.peer_connections) < STRANGERS_MAX
 
     def welcomes(self, username: str) -> bool:
-        """Whether this peer may become our child, as far as we are concerned; aioslsk knows the server's conditions.
-
-        One that we were offered as a parent may not: the tree would become a ring.
-        """
-        tree = self.tree
-        return (
-            len(tree.children) < self._children_max
-            and username not in tree.potential_parents
-            and not any(child.username == username for child in tree.children)
-        )
+        """Whether this peer may become our child, as far as we are concerned; aioslsk has further conditions."""
+        children = self.tree.children
+        return len(children) < self._children_max and all(child.username != username for child in children)
 
     async def on_message_received(self, message: Any, connection: Any) -> None:
         """Hands a message that is not a search to aioslsk, except what only we know how to treat."""

@@ -218,6 +218,7 @@ class Tree(DistributedNetwork):
         if any(child.connection is connection for child in self.children):
             self._brood.add(connection)
         elif isinstance(connection, StrangerConnection):
+            # Somebody whom the server offered us as a parent: aioslsk makes no child of it, but lets it be.
             await connection.disconnect(CloseReason.REQUESTED)
 
     async def stop(self) -> list[asyncio.Task[Any]]:

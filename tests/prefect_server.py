@@ -10,7 +10,7 @@ from typing import Any, Self
 import httpx
 
 from tests.ports import free_port
-from tests.third_party import Program, until
+from tests.program import Program, until
 
 CHECKOUT = Path(__file__).parents[1]
 WORKER = {
@@ -56,7 +56,7 @@ class PrefectServer:
     def __enter__(self) -> Self:
         self.process = self._start("server", "server", "start", "--host", "127.0.0.1", "--port", self._port)
         try:
-            until(self._is_healthy, "Prefect's server is up", 60)
+            until(self._is_healthy, "Prefect's server is up", 120)
         except BaseException:
             self.__exit__()
             raise

@@ -96,6 +96,7 @@ class Scene:
 
     Attributes:
         account: the collector's, a name that occurs nowhere else.
+        parents: those that were started, the nearest to the server first.
     """
 
     def __init__(self, network: Network, folder: Path) -> None:
@@ -105,7 +106,7 @@ class Scene:
         self._mark = secrets.token_hex(4)
         self._collector: Collector | None = None
         self._searchers: list[Searcher] = []
-        self._parents: list[Searcher] = []
+        self.parents: list[Searcher] = []
         self._deaths: list[float] = []
 
     @property
@@ -116,7 +117,7 @@ class Scene:
     @property
     def names(self) -> list[str]:
         """Of everybody."""
-        return [self.account, *(one.name for one in [*self._searchers, *self._parents])]
+        return [self.account, *(one.name for one in [*self._searchers, *self.parents])]
 
     def collect(self, *options: str) -> Collector:
         """Starts a collector, and waits until it has logged in."""
@@ -129,7 +130,7 @@ class Scene:
         """A client that searches once, so that the server makes it a branch root, and forwards what others search."""
         parent = self.network.start_searcher(self._name(letter), queries(letter, 1), rate=1)
         parent.has_sent_all()
-        self._parents.append(parent)
+        self.parents.append(parent)
         return parent
 
     def search(self, letter: str, feed: Feed, *, rate: float = 20.0) -> Searcher:
@@ -176,7 +177,9 @@ class Scene:
         """Ends the network, and reads and shows everything."""
         self.network.close()
         stored = kept.read(data_dir(self.folder))
-        arrived = {(one["user"], one["ticket"], one["query_hex"]) for one in forwarded.search_lines(self.network.record)}
+        arrived = {
+            (one["user"], one["ticket"], one["query_hex"]) for one in forwarded.search_lines(self.network.record)
+        }
         outcome = Outcome(
             stored,
             self._lives(stored),

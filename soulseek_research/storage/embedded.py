@@ -132,8 +132,8 @@ class EmbeddedServer:
             blocked = postgres_binaries.blocked_folder(account.user, self._data_dir)
             if blocked is not None:
                 raise StorageError(
-                    f"as root, PostgreSQL runs as user id {account.user}, which may not enter {blocked}: "
-                    f"choose a data folder elsewhere, such as {_ROOT_DATA_DIR}",
+                    f"started by root, PostgreSQL runs as user id {account.user}, which may not enter {blocked}: "
+                    "choose a data folder elsewhere, or allow it with chmod o+x",
                 )
             programs = postgres_binaries.readable_by(account.user, programs, self._data_dir / "programs")
         cluster.write_access_rules(self._data_dir)

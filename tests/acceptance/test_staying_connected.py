@@ -73,6 +73,7 @@ async def test_silence_is_noticed_and_its_stretch_ends_at_the_last_search(lively
         await lively.fault("silence", username=ACCOUNT)
         await listener.until(lambda: lively.server.logins[ACCOUNT] > 2)
         await lively.fault("restore")
+        assert listener.times(State.LISTENING) == 1
         await heard_more(listener)
         first = listener.stretches()[0]
         assert first["end_reason"] == Ending.STARVED.value
@@ -139,11 +140,9 @@ async def test_wrong_credentials_stop_it_with_a_clear_word(lively: SimulatedNetw
 
 async def test_an_account_that_is_used_elsewhere_stops_it(lively: SimulatedNetwork) -> None:
     async with listening(lively) as listener:
-        for _ in range(2):
-            await heard_more(listener)
+        for login in (1, 2, 3):  # twice may be an accident
+            await listener.until(lambda login=login: listener.times(State.LISTENING) == login)
             await lively.fault("kick")
-        await heard_more(listener)  # twice may be an accident
-        await lively.fault("kick")
         with pytest.raises(AccountInUseElsewhere, match="logged in elsewhere"):
             await listener.until(lambda: False)
         assert lively.server.logins[ACCOUNT] == 3
@@ -153,11 +152,11 @@ async def test_an_account_that_is_used_elsewhere_stops_it(lively: SimulatedNetwo
 async def test_kicks_that_lie_far_apart_do_not_stop_it(lively: SimulatedNetwork) -> None:
     patience = Patience(first_seconds=0.02, most_seconds=0.1, kick_window_seconds=0.1)
     async with listening(lively, patience=patience) as listener:
-        for _ in range(4):
-            await heard_more(listener)
+        for login in range(1, 5):
+            await listener.until(lambda login=login: listener.times(State.LISTENING) == login)
             await asyncio.sleep(0.1)
             await lively.fault("kick")
-        await heard_more(listener)
+        await listener.until(lambda: listener.times(State.LISTENING) == 5)
 
 
 async def test_a_taken_listening_port_is_waited_for(lively: SimulatedNetwork) -> None:

@@ -4,17 +4,16 @@ The truth is what a tap between them and the collector has seen pass. Each test 
 """
 
 import contextlib
-import math
 import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests import forwarded, kept
 from tests.collector_process import PASSWORD
 from tests.conftest import open_folder
-from tests.program import until
 from tests.scene import Outcome, Scene
 from tests.third_party import KIT, VARIABLE, Network
 
@@ -70,10 +69,15 @@ def assert_the_ledger_is_true(outcome: Outcome) -> None:
     ends = [(one["started_at"], one["ended_at"]) for one in found.stretches]
     assert all(before[1] <= after[0] for before, after in zip(ends, ends[1:], strict=False))
     assert all(found.covers(moment) for moment in found.times)
-    # What was sent and never came to us was sent while the ledger says that nobody listened.
-    assert not [at for at in outcome.never_forwarded if all(found.covers(at + s) for s in (-UNDER_WAY_SECONDS, 0, UNDER_WAY_SECONDS))]
     assert {one["ended"] for one in found.segments} == {"drained"}
     assert all(one["committed_position"] == one["spooled_position"] for one in found.segments)
+
+
+def assert_nobody_listened_when_nothing_came(outcome: Outcome) -> None:
+    """What was sent and never came to us was sent in a time that the ledger does not cover."""
+    assert outcome.never_forwarded
+    around = (-UNDER_WAY_SECONDS, 0.0, UNDER_WAY_SECONDS)
+    assert not [at for at in outcome.never_forwarded if all(outcome.kept.covers(at + shift) for shift in around)]
 
 
 def assert_only_the_last_second_is_lost(outcome: Outcome) -> None:
@@ -84,10 +88,10 @@ def assert_only_the_last_second_is_lost(outcome: Outcome) -> None:
     for life in killed:
         assert [one.search for one in life.due[: len(life.stored)]] == life.stored
         assert life.stored
-        ended_at = max(one["ended_at"].timestamp() for one in outcome.kept.stretches if one["started_at"].timestamp() < life.died)
+        ends = [one["ended_at"].timestamp() for one in outcome.kept.stretches]
+        ended_at = max(at for at in ends if at < life.died)
         assert all(one.at > life.died - LAST_SECONDS for one in life.lost)
         assert all(one.at > ended_at - CLOCKS_SECONDS for one in life.lost)
-        assert ended_at < life.died
 
 
 def assert_names_nobody(scene: Scene) -> None:
@@ -95,7 +99,7 @@ def assert_names_nobody(scene: Scene) -> None:
     assert not kept.files_naming(scene.folder, *scene.names)
 
 
-def hostile(scene: Scene, somebody: str) -> list[dict[str, object]]:
+def hostile(scene: Scene, somebody: str) -> list[dict[str, Any]]:
     """Everything hostile, with a search for somebody's name, not in the form in which the name would be found here."""
     feed = scene.network.hostile_feed()
     for line in feed:
@@ -173,9 +177,9 @@ def test_a_kick(addressed: Scene) -> None:
     addressed.collector.says("listening:", times=2)
     addressed.hears()
     outcome = addressed.ends()
-    assert outcome.never_forwarded
     assert_all_is_there_once(outcome)
     assert_the_ledger_is_true(outcome)
+    assert_nobody_listened_when_nothing_came(outcome)
     assert [one["end_reason"] for one in outcome.kept.stretches] == ["kicked", "stopped"]
 
 
@@ -195,9 +199,9 @@ def test_starvation(network: Network, scene: Scene, how: str) -> None:
     scene.collector.says("listening:", times=2)
     scene.hears()
     outcome = scene.ends()
-    assert outcome.never_forwarded
     assert_all_is_there_once(outcome)
     assert_the_ledger_is_true(outcome)
+    assert_nobody_listened_when_nothing_came(outcome)
     assert [one["end_reason"] for one in outcome.kept.stretches] == ["starved", "stopped"]
     # The stretch ends with the last search, not when the silence was noticed.
     first, second = outcome.kept.stretches
@@ -216,6 +220,7 @@ def test_kill_9(addressed: Scene) -> None:
     outcome = addressed.ends()
     assert_only_the_last_second_is_lost(outcome)
     assert_the_ledger_is_true(outcome)
+    assert_nobody_listened_when_nothing_came(outcome)
     assert [one["end_reason"] for one in outcome.kept.stretches] == ["process died"] * 4 + ["stopped"]
     assert_names_nobody(addressed)
 
@@ -236,7 +241,7 @@ def test_a_stop_under_load(addressed: Scene) -> None:
 
 
 def place(scene: Scene, strategy: str, parents: str) -> None:
-    """A collector below the last of the parents, which stand one below the other."""
+    """A collector in a distributed network, below the last of the parents, each of which is below the one before."""
     scene.network.start_mock(strategy)
     for letter in parents:
         scene.parent(letter)
@@ -244,5 +249,72 @@ def place(scene: Scene, strategy: str, parents: str) -> None:
     scene.collect()
 
 
-def places(outcome: Outcome) -> list[tuple[str, int]]:
-    return [(one["role"], one["branch_level"]) for one in outcome.kept.stretches]
+def places(outcome: Outcome) -> list[tuple[str, int, str]]:
+    return [(one["role"], one["branch_level"], one["end_reason"]) for one in outcome.kept.stretches]
+
+
+def sources(outcome: Outcome) -> set[int]:
+    return {one.source for one in outcome.kept.searches}
+
+
+def test_hostile_searches_from_a_parent_and_as_the_branch_root_after_it(scene: Scene) -> None:
+    place(scene, "connect_time_oldest_root", "r")
+    scene.search_on("é")
+    scene.hears()
+    feed = [*hostile(scene, scene.names[1]), {"mode": "direct", "q": "x" * 65_536}]
+    hostile_searcher = scene.search("h", feed, rate=40)
+    hostile_searcher.has_sent_all()
+    scene.hears()
+    scene.parents[0].stop()
+    scene.collector.says("listening: branch root at level 0", seconds=60)
+    hostile_searcher.feed(*feed)
+    hostile_searcher.has_sent_all()
+    scene.hears()
+    outcome = scene.ends()
+    assert_all_is_there_once(outcome)
+    assert_the_ledger_is_true(outcome)
+    assert places(outcome) == [("child", 1, "parent lost"), ("branch root", 0, "stopped")]
+    assert sources(outcome) == {1, 3, 4}
+    flags = {one.flags for one in outcome.kept.searches}
+    assert {0, forwarded.ALTERED, forwarded.TRUNCATED, forwarded.NAMES_SOMEONE} <= flags
+    assert_names_nobody(scene)
+
+
+def test_a_parent_leaves_and_another_is_found(scene: Scene) -> None:
+    place(scene, "connect_time_chain", "rs")
+    scene.search_on("ab")
+    scene.hears()
+    scene.parents[1].stop()
+    scene.collector.says("listening: child at level 1", seconds=60)
+    scene.hears()
+    outcome = scene.ends()
+    assert_all_is_there_once(outcome)
+    assert_the_ledger_is_true(outcome)
+    assert_nobody_listened_when_nothing_came(outcome)
+    assert places(outcome) == [("child", 2, "parent lost"), ("child", 1, "stopped")]
+    assert sources(outcome) == {1}
+    assert_names_nobody(scene)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parents", "role", "level"),
+    [
+        ("connect_time_oldest_root", "r", "child", 1),
+        ("connect_time_chain", "rs", "child", 2),
+        ("everyone_root", "", "branch root", 0),
+    ],
+)
+def test_kill_9_in_the_tree(scene: Scene, strategy: str, parents: str, role: str, level: int) -> None:
+    place(scene, strategy, parents)
+    scene.search_on("abc")
+    scene.hears()
+    time.sleep(random.random())
+    scene.kill_collector()
+    scene.collect()
+    scene.hears()
+    outcome = scene.ends()
+    assert_only_the_last_second_is_lost(outcome)
+    assert_the_ledger_is_true(outcome)
+    assert_nobody_listened_when_nothing_came(outcome)
+    assert places(outcome) == [(role, level, "process died"), (role, level, "stopped")]
+    assert_names_nobody(scene)

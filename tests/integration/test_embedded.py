@@ -225,7 +225,6 @@ def test_ten_that_start_together_share_one_server(data_dir: Path) -> None:
         assert len({someone.dsn() for someone in users}) == 1
         assert len(watchers(data_dir)) == 1
         assert not list(data_dir.glob("*.new"))
-    eventually(lambda: not runs(data_dir))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -330,7 +329,6 @@ def test_a_killed_first_start_leaves_nothing_in_the_way(data_dir: Path, kill: Ca
     with EmbeddedServer(data_dir) as dsn:
         assert query(dsn, "SELECT 1") == "1"
         assert not (data_dir / "cluster.new").exists()
-    eventually(lambda: not runs(data_dir))
 
 
 def test_another_major_version_is_refused(place: Path) -> None:
@@ -431,7 +429,7 @@ def test_a_cluster_of_another_account_is_refused(place: Path) -> None:
 def test_a_folder_that_the_server_cannot_reach_is_refused_and_left_as_it_is() -> None:
     with open_folder() as folder:
         folder.chmod(0o700)
-        with pytest.raises(StorageError, match=f"may not enter {folder}: choose a data folder elsewhere"):
+        with pytest.raises(StorageError, match=f"may not enter {folder}: choose a data folder elsewhere, or allow it"):
             EmbeddedServer(folder / "postgres").start()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 

@@ -3,6 +3,7 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+from aioslsk.exceptions import PeerConnectionError
 from aioslsk.protocol import messages
 
 from collectors import connections, counts, network
@@ -36,6 +37,19 @@ async def quiet() -> AsyncIterator[SimulatedNetwork]:
     """A network in which only what a test sends is heard."""
     async with SimulatedNetwork(rate=0, branches=1) as net:
         yield net
+
+
+@pytest.fixture
+async def client(quiet: SimulatedNetwork) -> AsyncIterator[ListeningClient]:
+    """A bare client that is logged in and has a parent."""
+    one = ListeningClient(Vantage(*quiet.server_address, ACCOUNT, "secret"), Listener().ears, lambda _place: None)
+    await one.start()
+    try:
+        await one.login()
+        await quiet.until_heard(ACCOUNT)
+        yield one
+    finally:
+        await one.stop()
 
 
 async def placed(net: SimulatedNetwork, listener: Listener) -> None:
@@ -256,17 +270,25 @@ async def test_nobodys_address_is_asked_for(quiet: SimulatedNetwork) -> None:
     assert set(quiet.server.received) <= SAID_TO_SERVER
 
 
-async def test_the_servers_answers_are_recognised(quiet: SimulatedNetwork) -> None:
+async def test_aioslsk_cannot_make_us_ask_for_an_address_or_a_second_parent(
+    quiet: SimulatedNetwork, client: ListeningClient
+) -> None:
+    parent = quiet.branches[0].parents[0]
+    for username, kind, host, port in (
+        ("curious", "P", None, None),
+        ("curious", "P", "127.0.0.1", parent.port),
+        ("curious", "D", None, None),
+        (parent.username, "D", "127.0.0.1", parent.port),
+    ):
+        with pytest.raises(PeerConnectionError):
+            await client.network.create_peer_connection(username, kind, host, port)
+    assert set(quiet.server.received) <= SAID_TO_SERVER
+    assert parent.arrivals == 1
+
+
+async def test_the_servers_answers_are_recognised(client: ListeningClient) -> None:
     """aioslsk compares classes: with a connection of our own it would ask for ever."""
-    listener = Listener()
-    vantage = Vantage(*quiet.server_address, ACCOUNT, "secret")
-    client = ListeningClient(vantage, listener.ears, lambda _place: None)
-    await client.start()
-    try:
-        await client.login()
-        await listener.until(lambda: client.users.is_tracked(ACCOUNT))
-    finally:
-        await client.stop()
+    await Listener().until(lambda: client.users.is_tracked(ACCOUNT))
 
 
 async def test_there_is_no_listening_port_unless_asked_for(quiet: SimulatedNetwork) -> None:

@@ -1,4 +1,7 @@
 import asyncio
+import contextlib
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -102,6 +105,16 @@ async def test_a_search_aimed_at_us_proves_no_place(quiet: SimulatedNetwork) -> 
         assert [one["role"] for one in listener.stretches()] == ["addressed", "branch root"]
 
 
+async def test_nor_does_it_prove_that_the_parent_speaks(quiet: SimulatedNetwork) -> None:
+    async with listening(quiet) as listener:
+        await quiet.until_heard(ACCOUNT)
+        await quiet.send(("anna", 7, "to you"), via="addressed")
+        await listener.until(lambda: listener.counts.kept == 1)
+        assert listener.states[-1][0] is State.LOGGED_IN
+        await quiet.send(("anna", 8, "to all"))
+        await listener.until(lambda: listener.states[-1] == (State.LISTENING, "child at level 4"))
+
+
 @pytest.mark.parametrize("level", [0, 1])
 @pytest.mark.parametrize("port", ["open", "none"])
 async def test_nobody_becomes_our_parent_whom_the_server_did_not_offer(
@@ -164,6 +177,7 @@ async def test_children_learn_our_place_and_every_believed_search(quiet: Simulat
             await child.until(lambda child=child: len(child.heard) >= 6)
             assert [ticket for name, ticket, _ in child.heard if name == "anna"] == [1, 2, 3, 5, 1]
             assert child.heard[-2] == ("anna", 5, "café")
+            assert child.frames == 2 + len(child.heard)  # our level and root, and nothing else
             assert not any("injected" in query for _, _, query in child.heard)
 
 
@@ -251,17 +265,64 @@ async def test_a_child_that_does_not_read_is_cut_off_and_holds_up_nobody(
         await bad.close()
 
 
-async def test_a_child_that_stalls_is_cut_off(quiet: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_that_stalls_is_cut_off_with_its_socket(
+    quiet: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(children, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(children, "BACKLOG_MAX_BYTES", 1 << 30)
+    monkeypatch.setattr("aioslsk.network.connection.DISCONNECT_TIMEOUT", 0.1)
     broods: list[children.Brood] = []
     monkeypatch.setattr(children.Brood, "cut_off", noting(broods, children.Brood.cut_off))
     async with listening(quiet, listen_port=free_port()) as listener:
         await placed(quiet, listener)
         await quiet.fault("slow-child")
+        descriptors = open_descriptors()
         for number in range(200):
             quiet.write(frames.distributed(b"anna", number, bytes(64_000)), "parent")
             await asyncio.sleep(0.02)
             if broods:
                 break
         assert [brood.too_slow for brood in broods] == [1]
+        await listener.until(lambda: open_descriptors() < descriptors)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counting is all
+
+
+async def test_a_child_may_be_silent_and_may_go(quiet: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HANDSHAKE_SECONDS", 0.2)
+    broods: list[children.Brood] = []
+    monkeypatch.setattr(children.Brood, "add", noting(broods, children.Brood.add))
+    async with listening(quiet, listen_port=free_port()) as listener:
+        (child,) = await with_children(quiet, listener, 1)
+        await asyncio.sleep(0.5)
+        await quiet.send(("anna", 7, "still there"))
+        await child.until(lambda: ("anna", 7, "still there") in child.heard)
+        assert len(broods[0]) == 1
+        await child.close()
         await listener.until(lambda: len(broods[0]) == 0)
+
+
+async def test_an_invitation_that_leads_nowhere_does_not_hold_up_the_end(quiet: SimulatedNetwork) -> None:
+    with contextlib.ExitStack() as sockets:
+        nowhere = sockets.enter_context(socket.socket())
+        nowhere.bind(("127.0.0.1", 0))
+        nowhere.listen(0)
+        for _ in range(3):  # once its backlog is full, the kernel answers nobody
+            filler = sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(nowhere.getsockname())
+        async with listening(quiet) as listener:
+            await placed(quiet, listener)
+            quiet.server.upload_speed = 1 << 20
+            before = len(asyncio.all_tasks())
+            quiet.accounts()[0].send(
+                messages.ConnectToPeer.Response("lost", "D", *nowhere.getsockname(), 1, False, 0, 0)
+            )
+            await listener.until(lambda: len(asyncio.all_tasks()) > before)
+            assert listener.task is not None
+            listener.task.cancel()
+            async with asyncio.timeout(1):
+                await asyncio.gather(listener.task, return_exceptions=True)
+            assert not any("_connect_to_child" in repr(task) for task in asyncio.all_tasks())

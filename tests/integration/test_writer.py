@@ -115,13 +115,23 @@ async def test_a_search_that_the_database_refuses_holds_up_no_other(
     assert "1002 searches" not in caplog.text
 
 
-async def test_a_database_that_refuses_everything_gets_nothing_until_it_is_mended(
-    database: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    "code",
+    [
+        "22021",  # not of one search, but of all of them
+        "22023",  # what advance_segment says of synchronous_commit
+        "40001",
+        "42501",
+        "53100",  # disk full
+        "57014",
+        "XX000",
+    ],
+)
+async def test_a_database_that_refuses_everything_is_waited_for(database: str, tmp_path: Path, code: str) -> None:
     async with databases.connected(database) as connection:
         await connection.execute(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22023'; END$$; "
+            f"$$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END$$; "
             "CREATE TRIGGER refuse BEFORE INSERT ON searches FOR EACH ROW EXECUTE FUNCTION refuse()"
         )
         async with Collecting(database, tmp_path) as collecting:

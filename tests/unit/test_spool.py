@@ -298,6 +298,23 @@ def test_chunks_stay_their_time_after_they_were_acknowledged_not_after_they_were
         assert opened.segments()[0].pruned_position == 1
 
 
+def test_what_is_taken_back_in_the_middle_of_pruning_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Spool(path, retain_seconds=0) as opened, SpoolReader(path) as reader:
+        segment_id = opened.open_segment().segment_id
+        for position in range(5):
+            opened.append([ROW], [], position)
+        reader.acknowledge(segment_id, 5, HERE)
+        found_until = opened._end_of
+
+        def take_back(number: int, position: int) -> tuple[bytes | None, int | None]:
+            reader.acknowledge(segment_id, 2, HERE)
+            return found_until(number, position)
+
+        monkeypatch.setattr(opened, "_end_of", take_back)
+        opened.prune(time.time_ns() // 1_000_000 + 1)
+        assert [one.rows for one in opened.read(segment_id, 2, 100)] == [[ROW]] * 3
+
+
 def test_pruning_is_done_in_small_pieces_and_the_disk_gets_its_space_back(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +332,13 @@ def test_pruning_is_done_in_small_pieces_and_the_disk_gets_its_space_back(
             opened.prune(time.time_ns() // 1_000_000)
         assert [one.damage for one in opened.read(segment_id, 190, 10**6)] == [None] * 10
     assert path.stat().st_size < 2**21
+
+
+def test_appending_waits_for_the_disk(opened: Spool) -> None:
+    # A power cut cannot be staged here: what SQLite promises for these settings is what we rely on.
+    with opened._file.transaction(read_only=True) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_only_one_may_append(path: Path) -> None:
