@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -168,44 +169,26 @@ def _progress(one: overview.CollectorOverview) -> dict[str, Any]:
     }
 
 
-async def _results(database: location.Location, began: datetime) -> tuple[list[Any], list[Any]]:
+async def _results(database: location.Location, began: datetime) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     connection = await database.connect(Role.ANALYST)
     try:
         heard = await connection.fetch(queries.load("heard_since"), began)
         wanted = await connection.fetch(queries.load("most_wanted"), began, 10)
     finally:
         await connection.close()
-    return heard, wanted
+    return [dict(row) for row in heard], [dict(row) for row in wanted]
 
 
-def _conclude(heard: list[Any], wanted: list[Any], folder: Path, *, as_json: bool) -> None:
-    tables.show(
-        [
-            {
-                "region": row["client_id"],
-                "kept": row["kept"],
-                "heard twice": row["duplicates"],
-                "refused": row["refused"],
-                "dropped": row["dropped"],
-                "people": row["people"],
-                "different queries": row["queries"],
-                "seconds listened": row["seconds"],
-            }
-            for row in heard
-        ],
-        title="What was heard and kept",
-        as_json=as_json,
+def _conclude(heard: list[dict[str, Any]], wanted: list[dict[str, Any]], folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"heard": heard, "wanted": wanted}, ensure_ascii=False, indent=2))
+        return
+    tables.show(heard, title="What was heard and kept")
+    tables.show(wanted, title="\nWhat most people wanted")
+    command = os.path.relpath(sys.argv[0]) if sys.argv[0].endswith("soulseek-research") else "soulseek-research"
+    click.echo(
+        "\nTo look further:\n"
+        f"  {command} psql --data-dir {folder}\n"
+        f"  {command} status --data-dir {folder}\n"
+        f"To hear the real network:\n  {command} start --username U --password-file F"
     )
-    tables.show(
-        [dict(row) for row in wanted],
-        title="\nWhat most people wanted",
-        as_json=as_json,
-    )
-    if not as_json:
-        command = os.path.relpath(sys.argv[0]) if sys.argv[0].endswith("soulseek-research") else "soulseek-research"
-        click.echo(
-            "\nTo look further:\n"
-            f"  {command} psql --data-dir {folder}\n"
-            f"  {command} status --data-dir {folder}\n"
-            f"To hear the real network:\n  {command} start --username U --password-file F"
-        )

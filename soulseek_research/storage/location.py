@@ -77,4 +77,5 @@ def found(settings: StorageSettings) -> Iterator[Location]:
     try:
         yield Location(server.start(), server)
     finally:
-        server.release()
+        # As the first process of a container we would take a server down with us that is still writing.
+        server.release(wait=True)

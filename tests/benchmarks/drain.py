@@ -117,8 +117,10 @@ async def drain(path: Path, dsn: str) -> float:
     )
     with Spool(path):
         writing = asyncio.create_task(writer.run())
-        while not (writer.state.connected or writing.done()):  # noqa: ASYNC110 - once, at the start
+        while not (writer.state.connected or writer.state.error or writing.done()):  # noqa: ASYNC110 - once
             await asyncio.sleep(0.001)
+        if writer.state.error:
+            raise RuntimeError(writer.state.error)
         began = time.perf_counter()
         await writer.close(FOREVER_SECONDS)
         seconds = time.perf_counter() - began
