@@ -34,7 +34,7 @@ class State:
         since: when it became connected or disconnected.
         error: why it is not connected, in words that hold no secret.
         rows: searches stored since the start.
-        rows_per_second: while the last batch was stored.
+        rows_per_second: between the last two batches.
         dropped: searches that the database could not take, by reason; each is a recorded gap.
         backlog: what waited in the spool when it was last looked at.
     """

@@ -180,10 +180,12 @@ class Collector:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await parts.flusher.flush(whatever=True)
-        if not writing.done():
-            await parts.writer.close(self.settings.drain_seconds)
-        await asyncio.gather(writing, return_exceptions=True)
+        try:
+            await parts.flusher.flush(whatever=True)
+        finally:
+            if not writing.done():
+                await parts.writer.close(self.settings.drain_seconds)
+            await asyncio.gather(writing, return_exceptions=True)
 
     async def _listen(self, parts: _Parts) -> None:
         settings = self.settings
@@ -218,11 +220,8 @@ class Collector:
 
     async def _refresh_epochs(self, parts: _Parts) -> None:
         try:
-            connection = await parts.database.connect(Role.COLLECTOR)
-            try:
+            async with parts.database.session(Role.COLLECTOR) as connection:
                 known = await epochs.known(connection)
-            finally:
-                await connection.close()
         except Exception as error:  # noqa: BLE001 - the writer tells what is wrong with the database
             _log.debug("key epochs not refreshed: %s", type(error).__name__)
             return

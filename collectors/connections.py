@@ -209,4 +209,8 @@ class Door(ListeningConnection):
         # aioslsk's own accept() sets these too: it knows no other way to make a connection of an open socket.
         connection._reader, connection._writer = reader, writer  # noqa: SLF001
         await connection.set_state(ConnectionState.CONNECTED)
-        await self.network.on_peer_accepted(connection)
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):  # the reads have one each, which a drip of bytes renews
+                await self.network.on_peer_accepted(connection)
+        except TimeoutError:
+            await connection.disconnect(CloseReason.TIMEOUT)

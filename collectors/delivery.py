@@ -9,7 +9,7 @@ import logging
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import asyncpg
 from asyncpg import exceptions
@@ -41,6 +41,10 @@ _POSTGRES_EPOCH_MINUTES = 15_778_080  # 2000-01-01
 _LAST_MOMENT_MS = 253_402_300_799_000  # the year 9999
 
 
+async def _at_once() -> None:
+    """There is nothing to wait for."""
+
+
 class RefusesEverything(CollectorError):  # noqa: N818
     """The database takes hardly any search: something is wrong with it, not with them."""
 
@@ -52,26 +56,37 @@ class Delivery:
         dropped: searches that could not be stored, by reason; each is a recorded gap.
     """
 
-    def __init__(
-        self, connection: asyncpg.Connection, client_id: str, token: int, dropped: dict[str, int] | None = None
-    ) -> None:
+    @classmethod
+    async def over(cls, connection: asyncpg.Connection, client_id: str, token: int, dropped: dict[str, int]) -> Self:
+        """Prepares a connection: timestamps go as numbers, which is several times cheaper than datetimes."""
+        await connection.set_type_codec(
+            "timestamptz", schema="pg_catalog", encoder=_as_it_is, decoder=_as_it_is, format="tuple"
+        )
+        return cls(connection, client_id, token, dropped)
+
+    def __init__(self, connection: asyncpg.Connection, client_id: str, token: int, dropped: dict[str, int]) -> None:
         self._connection = connection
         self._client_id = client_id
         self._token = token
         self._months: set[dt.date] = set()  # that have their partition
-        self._impossible: set[dt.date] = set()
-        self.dropped = {} if dropped is None else dropped
+        self.dropped = dropped
 
-    async def prepare(self) -> None:
-        """Takes timestamps as numbers: several times cheaper than datetimes."""
-        await self._connection.set_type_codec(
-            "timestamptz", schema="pg_catalog", encoder=_as_it_is, decoder=_as_it_is, format="tuple"
-        )
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._connection.close()
 
-    async def store(self, batch: Batch, status: dict[str, Any] | None = None) -> int:
+    async def store(
+        self, batch: Batch, status: dict[str, Any] | None = None, *, after: Callable[[], Awaitable[object]] = _at_once
+    ) -> int:
         """Stores a batch and returns how many searches of it are now in the database.
 
         Searches that the database cannot take are left out, and recorded as a gap in the same transaction.
+
+        Args:
+            batch: what to store.
+            status: what the collector says of itself.
+            after: waits until the batch before it, which is under way on another connection, is committed. Until then
+                this transaction copies, and takes no lock that the other one needs.
 
         Raises:
             ObjectNotInPrerequisiteStateError: another collector has claimed the client id.
@@ -83,11 +98,12 @@ class Delivery:
         try:
             batch = await self._without_impossible_months(batch)
             try:
-                stored = await self._transaction(lambda: self._store(batch, text))
+                stored = await self._transaction(lambda: self._store(batch, text, after))
             except Exception as error:
                 if not _is_about_data(error):
                     raise
                 logger.warning("the database refuses a batch (%s): storing it piece by piece", type(error).__name__)
+                await after()
                 stored = await self._transaction(lambda: self._store_piecemeal(batch))
         except exceptions.CheckViolationError:
             self._months.clear()  # a partition is gone: it was archived
@@ -142,10 +158,11 @@ class Delivery:
         await self._connection.execute("COMMIT")
         return result
 
-    async def _store(self, batch: Batch, status: str | None) -> Batch:
-        await self._advance(batch, status)
+    async def _store(self, batch: Batch, status: str | None, after: Callable[[], Awaitable[object]]) -> Batch:
         if batch.rows:
             await self._copy(batch.records())
+        await after()
+        await self._advance(batch, status)
         return batch
 
     async def _advance(self, batch: Batch, status: str | None) -> None:

@@ -1,10 +1,9 @@
 """One connection's life: what it finds, what it sends, until it breaks or the collector stops."""
 
 import asyncio
-import logging
 import time
 import uuid
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 
@@ -13,11 +12,8 @@ from collectors.assignment import Assignment
 from collectors.backlog import Batch
 from collectors.claim import Claim
 from collectors.delivery import Delivery
+from collectors.flight import Flights
 from soulseek_research.storage import migrations
-
-logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 
 class ClaimLost(Exception):  # noqa: N818
@@ -25,14 +21,21 @@ class ClaimLost(Exception):  # noqa: N818
 
 
 class Drain:
-    """Empties the spool over one connection, under one claim."""
+    """Empties the spool, under one claim.
 
-    def __init__(self, connection: asyncpg.Connection, claim: Claim, assignment: Assignment) -> None:
-        self._connection = connection
+    Args:
+        connect: makes a connection for writing.
+        claim: the claim it writes under.
+        assignment: what to do.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[asyncpg.Connection]], claim: Claim, assignment: Assignment
+    ) -> None:
+        self._connect = connect
         self._claim = claim
         self._to = assignment
-        self._delivery = Delivery(connection, assignment.client_id, claim.token, assignment.state.dropped)
-        self._database_id = uuid.UUID(int=0)
+        self._noting: asyncio.Task[None] | None = None
         self._older: set[uuid.UUID] = set()
         self._ended: set[uuid.UUID] = set()
         self._clock_at = 0.0
@@ -44,9 +47,11 @@ class Drain:
             StorageError: the schema is not of this version.
             PostgresError, InterfaceError, OSError: as they come.
         """
+        self._connection = await self._connect()
         await migrations.check(self._connection)
-        await self._delivery.prepare()
-        self._database_id = await self._connection.fetchval("SELECT database_id FROM database_identity")
+        self._delivery = await self._deliver_over(self._connection)
+        self._flights = Flights(self._delivery, self._open_another, self._note_landed)
+        self._database_id: uuid.UUID = await self._connection.fetchval("SELECT database_id FROM database_identity")
         self._to.state.database_id = self._database_id
         await self._measure_clock()
         self._older = await reconcile.reconcile(self._connection, self._delivery, self._database_id, self._to)
@@ -58,54 +63,57 @@ class Drain:
             ClaimLost: the claim must be taken anew.
             PostgresError, InterfaceError, OSError: as they come.
         """
-        ahead: asyncio.Task[Batch | None] | None = None
-        noting: asyncio.Task[None] | None = None
         try:
             while True:
                 if self._claim.is_lost:
                     raise ClaimLost
-                batch = await (ahead or self._next())
-                ahead = None
+                batch = await self._next()
                 if batch is not None:
-                    ahead = asyncio.create_task(self._next()) if batch.full else None
                     await self._close_the_dead(batch)
-                    await self._store(batch)
-                    if noting is not None:
-                        await noting
-                    noting = asyncio.create_task(self._note(batch))
-                if ahead is not None:
-                    continue
-                if noting is not None:
-                    await noting
+                    await self._flights.send(batch, self._to.status())
+                    if batch.full:
+                        continue
+                await self._flights.land()
                 await self._rest(idle=batch is None)
                 if batch is None and self._to.bell.closing.is_set():
                     return
                 await self._to.bell.wait(self._to.pace.batch_seconds)
         finally:
-            tasks = [task for task in (ahead, noting) if task is not None]
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._flights.abandon()
+            if self._noting is not None:
+                await asyncio.gather(self._noting, return_exceptions=True)
+
+    async def _deliver_over(self, connection: asyncpg.Connection) -> Delivery:
+        return await Delivery.over(connection, self._to.client_id, self._claim.token, self._to.state.dropped)
+
+    async def _open_another(self) -> Delivery:
+        return await self._deliver_over(await self._connect())
 
     async def _next(self) -> Batch | None:
         batch = await self._to.backlog.next(self._to.pace.backlog_rows)
         self._to.bell.taken(batch.rows if batch is not None else 0)
         return batch
 
-    async def _store(self, batch: Batch) -> None:
-        began = time.perf_counter()
-        rows = await self._delivery.store(batch, self._to.status())
-        state = self._to.state
+    def _note_landed(self, batch: Batch, rows: int) -> None:
+        state, now = self._to.state, time.time()
         state.rows += rows
-        state.rows_per_second = rows / (time.perf_counter() - began)
-        state.last_batch_at = time.time()
+        state.rows_per_second = rows / max(now - (state.last_batch_at or state.since), 0.001)
+        state.last_batch_at = now
+        self._noting = asyncio.create_task(self._acknowledge(batch, self._noting))
 
-    async def _note(self, batch: Batch) -> None:
+    async def _acknowledge(self, batch: Batch, earlier: asyncio.Task[None] | None) -> None:
+        if earlier is not None:
+            await earlier
         self._to.state.backlog = await self._to.backlog.acknowledge(
             batch.segment_id, batch.to_position, self._database_id
         )
 
     async def _rest(self, *, idle: bool) -> None:
         """Nothing more waits: time for what need not be done at once."""
+        if self._noting is not None:
+            await self._noting
         if idle:
+            await self._flights.rest()
             await self._close_the_dead(None)
             await self._delivery.report_status(self._to.status())
         await self._end_finished()
@@ -117,6 +125,7 @@ class Drain:
         first = self._to.first_segment
         if self._to.dead_closed or (batch is not None and batch.segment_id in self._older):
             return
+        await self._flights.land()
         await self._delivery.close_open_stretches(first, coverage.PROCESS_DIED)
         self._to.dead_closed = True
 

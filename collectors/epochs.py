@@ -67,17 +67,14 @@ async def at_start(database: location.Location, spool: SpoolReader, ring: KeyRin
     """
     try:
         await database.prepare()
-        connection = await database.connect(Role.COLLECTOR)
+        async with database.session(Role.COLLECTOR) as connection:
+            epochs = await settle(connection, ring, algorithm)
     except DatabaseAwayError as error:
         remembered = recall(spool)
         if not remembered:
             raise
         _log.warning("the database is away, searches wait in the spool: %s", error)
         return remembered
-    try:
-        epochs = await settle(connection, ring, algorithm)
-    finally:
-        await connection.close()
     remember(spool, epochs)
     return epochs
 

@@ -16,8 +16,8 @@ from collectors.spool import Spool, SpoolError, SpoolFull
 
 _log = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 0.9
-"""From one flush to the next. The tenth is for the disk: a crash may cost no search that is older than a second."""
+FLUSH_SECONDS = 0.8
+"""From one flush to the next. The rest of the second is the disk's: no search that is older may be lost in a crash."""
 HEARTBEAT_SECONDS = 10.0
 """How often a chunk is written while nothing is heard, so that coverage is known until then."""
 PRUNE_SECONDS = 60.0

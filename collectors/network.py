@@ -131,16 +131,18 @@ class ListeningNetwork(Network):
             and self.has_room
             and self.welcomes(message.username)
         ):
-            task = asyncio.create_task(self._connect_to_child(message))
+            connection = StrangerConnection(message.ip, message.port, self, message.username)
+            self.peer_connections.append(connection)
+            task = asyncio.create_task(self._connect_to_child(connection, message))
             self._invitations.add(task)
             task.add_done_callback(self._invitations.discard)
 
-    async def _connect_to_child(self, message: ConnectToPeer.Response) -> None:
-        connection = StrangerConnection(message.ip, message.port, self, message.username)
-        self.peer_connections.append(connection)
+    async def _connect_to_child(self, connection: StrangerConnection, message: ConnectToPeer.Response) -> None:
         try:
             async with _closing_on_error(connection):
                 await connection.connect()
+                if not self.welcomes(message.username):  # any more
+                    raise PeerConnectionError("there are children enough")
                 await connection.send_message(PeerPierceFirewall.Request(message.ticket))
                 connection.set_connection_state(PeerConnectionState.ESTABLISHED)
                 await self._bus.emit(PeerInitializedEvent(connection, requested=False))

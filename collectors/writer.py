@@ -139,21 +139,27 @@ class Writer:
 
     async def _session(self) -> None:
         claim = await self._hold_claim()
-        connection = await self._open()
-        backend = None
+        connections: dict[asyncpg.Connection, ghost.Backend | None] = {}
+
+        async def connect() -> asyncpg.Connection:
+            connection = await self._open()
+            connections[connection] = None
+            connections[connection] = await self._lay_ghosts(connection)
+            return connection
+
         try:
-            backend = await self._lay_ghosts(connection)
-            drain = Drain(connection, claim, self._assignment)
+            drain = Drain(connect, claim, self._assignment)
             await drain.begin()
             self._note_connected()
             await drain.run()
         except BaseException:
-            if backend is not None:
-                self._ghosts.append(backend)
-            connection.terminate()
+            for connection, backend in connections.items():
+                connection.terminate()
+                self._ghosts += [backend] if backend is not None else []
             raise
-        with contextlib.suppress(OSError, exceptions.PostgresError, exceptions.InterfaceError):
-            await connection.close(timeout=LEAVE_SECONDS)
+        for connection in connections:
+            with contextlib.suppress(OSError, exceptions.PostgresError, exceptions.InterfaceError):
+                await connection.close(timeout=LEAVE_SECONDS)
 
     async def _hold_claim(self) -> Claim:
         if self._claim is not None and not self._claim.is_lost:

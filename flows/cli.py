@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -49,20 +50,34 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; whatever was asked wrongly ends in one clear line and a non-zero exit code."""
-    from collectors.errors import CollectorError  # noqa: PLC0415
-    from soulseek_research.storage.errors import StorageError  # noqa: PLC0415 - `--help` needs none of it
-
     try:
         code = cli.main(args=arguments, prog_name="soulseek-research", standalone_mode=False)
-    except (StorageError, CollectorError) as error:
-        click.echo(f"soulseek-research: {error}", err=True)
-        sys.exit(1)
     except click.ClickException as error:
-        click.echo(f"soulseek-research: {error.format_message()}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)  # as when the output goes to `head`
+    except Exception as error:  # noqa: BLE001 - a traceback may hold what must not be shown
+        _fail(_explain(error), 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> str:
+    from collectors import privacy  # noqa: PLC0415 - `--help` needs none of these
+    from collectors.errors import CollectorError  # noqa: PLC0415
+    from soulseek_research.storage.errors import StorageError  # noqa: PLC0415
+
+    if isinstance(error, CollectorError | StorageError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return f"unforeseen: {privacy.describe(error)} at {privacy.whereabouts(error)}; please report it"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"soulseek-research: {message}", err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

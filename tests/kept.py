@@ -36,9 +36,12 @@ class Kept:
         """The sum of one of the ledger's counters."""
         return sum(int(one[what]) for one in self.stretches)
 
-    def covers(self, moment: float) -> bool:
-        """Whether somebody listened then, as the ledger says."""
-        return any(one["started_at"].timestamp() <= moment < one["ended_at"].timestamp() for one in self.stretches)
+    def covers(self, moment: float, until: float | None = None) -> bool:
+        """Whether somebody listened then, or from then on without a break, as the ledger says."""
+        last = moment if until is None else until
+        return any(
+            one["started_at"].timestamp() <= moment and last < one["ended_at"].timestamp() for one in self.stretches
+        )
 
     def endings(self) -> Counter[tuple[str, int, str]]:
         """How often stretches at which place ended for which reason."""

@@ -13,50 +13,50 @@ from tests.ports import free_port
 from tests.program import Program, until
 
 CHECKOUT = Path(__file__).parents[1]
+# Starting takes a second or two of all that the machine has, and the suite may not be alone on it.
+START_SECONDS = 120.0
 WORKER = {
     # Runs are taken sooner than within ten seconds.
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     # As much is said as can be, and sent to the server.
     "PREFECT_LOGGING_LEVEL": "DEBUG",
     "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "collectors,soulseek_research,aioslsk,asyncio,asyncpg",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "collectors,soulseek_research,aioslsk",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 
 
 class PrefectServer:
-    """A server with a home of its own, which is all that its command line and its workers know of.
+    """A server with a home of its own, and whatever knows of that home: its command line, its workers, their runs.
 
     Args:
-        folder: everything is written below it; others may enter.
-        environment: further settings for all processes.
+        folder: everything is written below it.
     """
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.home = folder / "prefect"
         self.url = f"http://127.0.0.1:{free_port()}/api"
         (folder / "tmp").mkdir()
         self._environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "TMPDIR": str(folder / "tmp"),
-            "PREFECT_HOME": str(self.home),
+            "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_API_URL": self.url,
             # Nothing leaves this machine, and nobody starts a server of their own where ours is away.
             "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
             "PREFECT_SERVER_UI_ENABLED": "false",
-            **environment,
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         }
-        self._client = httpx.Client(timeout=10)
-        self.process: Program | None = None
+        self._client = httpx.Client(base_url=self.url, timeout=30)
+        self._server: Program | None = None
 
     def __enter__(self) -> Self:
-        self.process = self._start("server", "server", "start", "--host", "127.0.0.1", "--port", self._port)
+        port = str(httpx.URL(self.url).port)
+        self._server = self._start("server", "server", "start", "--host", "127.0.0.1", "--port", port)
         try:
-            until(self._is_healthy, "Prefect's server is up", 120)
+            until(self._is_healthy, "Prefect's server is up", START_SECONDS)
         except BaseException:
             self.__exit__()
             raise
@@ -64,56 +64,64 @@ class PrefectServer:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
-        # A run is in a group of its own, which outlives its worker; all of them know our home.
-        for group in {os.getpgid(pid) for pid in processes_with(f"PREFECT_HOME={self.home}")}:
-            assert group != os.getpgrp()
-            os.killpg(group, signal.SIGKILL)
-        until(lambda: not processes_with(f"PREFECT_HOME={self.home}"), "all that Prefect started is gone")
+        # A run is in a group of its own, which may outlive its worker.
+        until(self._everything_has_ended, "all that Prefect started is gone")
 
-    @property
-    def _port(self) -> str:
-        return str(httpx.URL(self.url).port)
-
-    def run_command(self, *arguments: str) -> str:
-        """Run `prefect` in the checkout and return what it says; it has to succeed."""
+    def call(self, *arguments: str, cwd: Path | None = None, **environment: str) -> tuple[str, str]:
+        """Run Python as a user of this server, and return what it says on stdout and stderr; it has to succeed."""
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", *arguments],
-            cwd=CHECKOUT, env=self._environment, capture_output=True, text=True, timeout=90, check=False,
+            [sys.executable, *arguments], cwd=cwd or self.folder, env=self._environment | environment,
+            capture_output=True, text=True, timeout=START_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return done.stdout, done.stderr
+
+    def deploy(self) -> list[dict[str, Any]]:
+        """Deploy everything that stands in the checkout's prefect.yaml, and return what there is now."""
+        self.call("-m", "prefect", "--no-prompt", "deploy", "--all", cwd=CHECKOUT)
+        deployments: list[dict[str, Any]] = self.post("deployments/filter")
+        return deployments
 
     def start_worker(self, pool: str, **environment: str) -> Program:
         """Start a worker in a folder that has nothing of ours; it ends with the server."""
-        worker = self._start(
-            f"worker-{pool}", "worker", "start", "--pool", pool, "--type", "process", **WORKER, **environment
-        )
-        worker.says("started!", seconds=60)
+        worker = self._start("worker", "worker", "start", "--pool", pool, "--type", "process", **WORKER, **environment)
+        worker.says("started!", seconds=START_SECONDS)
         return worker
 
-    def post(self, path: str, **body: Any) -> Any:
+    def suspend(self) -> None:
+        """Let the server take connections and answer nobody."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it answer again."""
+        self._signal(signal.SIGCONT)
+
+    def get(self, path: str) -> Any:
         """Ask the API."""
-        answer = self._client.post(f"{self.url}/{path}", json=body)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        return self._client.get(path).raise_for_status().json()
 
-    def start_run(self, deployment: str, **body: Any) -> str:
+    def post(self, path: str, **body: Any) -> Any:
+        """Ask the API, or tell it something."""
+        return self._client.post(path, json=body).raise_for_status().json()
+
+    def start_run(self, deployment: str) -> str:
         """Start a run of a deployment, now, and return its id."""
-        found = self._client.get(f"{self.url}/deployments/name/{deployment}").raise_for_status().json()
-        return str(self.post(f"deployments/{found['id']}/create_flow_run", **body)["id"])
+        found = self.get(f"deployments/name/{deployment}")
+        return str(self.post(f"deployments/{found['id']}/create_flow_run")["id"])
 
-    def run(self, run_id: str) -> dict[str, Any]:
-        """What the API says of a run."""
-        answer: dict[str, Any] = self._client.get(f"{self.url}/flow_runs/{run_id}").raise_for_status().json()
-        return answer
+    def state(self, run: str) -> dict[str, Any]:
+        """The state of a run: `type`, `name`, `message`."""
+        state: dict[str, Any] = self.get(f"flow_runs/{run}")["state"]
+        return state
 
-    def cancel(self, run_id: str) -> None:
+    def ended(self, run: str, seconds: float = START_SECONDS) -> dict[str, Any]:
+        """Wait until a run has ended, by Prefect's lights, and return its state."""
+        final = ("COMPLETED", "CANCELLED", "FAILED", "CRASHED")
+        return until(lambda: (state := self.state(run))["type"] in final and state, f"run {run} ends", seconds) or {}
+
+    def cancel(self, run: str) -> None:
         """Cancel a run as the UI does."""
-        self.post(f"flow_runs/{run_id}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
-
-    def is_final(self, run_id: str) -> bool:
-        """Whether a run has ended, by Prefect's lights."""
-        return self.run(run_id)["state_type"] in ("COMPLETED", "CANCELLED", "FAILED", "CRASHED")
+        self.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
 
     def _start(self, name: str, *arguments: str, **environment: str) -> Program:
         folder = self.folder / name
@@ -126,21 +134,37 @@ class PrefectServer:
             start_new_session=True,
         )
 
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._server is not None
+        os.kill(self._server._process.pid, number)
+
     def _is_healthy(self) -> bool:
-        assert self.process is not None
-        assert not self.process.ended, self.process.said()
+        assert self._server is not None
+        assert not self._server.ended, self._server.said()
         try:
-            return self._client.get(f"{self.url}/health").is_success
+            return self._client.get("health").is_success
         except httpx.HTTPError:
             return False
 
+    def _everything_has_ended(self) -> bool:
+        groups = {os.getpgid(pid) for pid in processes_with("PREFECT_HOME", self._environment["PREFECT_HOME"])}
+        assert os.getpgrp() not in groups
+        for group in groups:
+            os.killpg(group, signal.SIGKILL)
+        return not groups
 
-def processes_with(variable: str) -> list[int]:
-    """The processes that have this `NAME=value` in their environment."""
+
+def processes_of(run: str) -> list[int]:
+    """The processes of a flow run."""
+    return processes_with("PREFECT__FLOW_RUN_ID", run)
+
+
+def processes_with(name: str, value: str) -> list[int]:
+    """The processes that have such a variable in their environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if variable.encode() in (folder / "environ").read_bytes().split(b"\0"):
+            if f"{name}={value}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
         except OSError:  # it has ended, or is not ours to read
             continue

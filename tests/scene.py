@@ -17,9 +17,11 @@ from tests.program import until
 from tests.third_party import Feed, Network, Searcher
 
 WORDS = (
-    "miles davis", "кино группа крови", "中島みゆき 糸", "방탄소년단", "أم كلثوم", "שלמה ארצי", "mötley crüe", "beyoncé",
-    "ελληνικά τραγούδια", "ปาล์มมี่", "🎵 lofi 🎧", "flac 24bit", "discography 1971", "live at leeds",
+    "miles davis", "кино группа крови", "中島みゆき 糸", "방탄소년단", "أم كلثوم", "שלמה ארצי", "mötley crüe",
+    "beyoncé", "ελληνικά τραγούδια", "ปาล์มมี่", "🎵 lofi 🎧", "flac 24bit", "discography 1971", "live at leeds",
 )  # fmt: skip
+# A client that quits drops what it has noted and not sent yet.
+QUITTING_SECONDS = 1.0
 LOGGED_IN = "logged in:"  # as the collector's log has it
 
 
@@ -157,6 +159,10 @@ class Scene:
         names = {one.name for one in self._searchers}
         until(lambda: names <= {one.search.username for one in self.heard()}, "everybody searches", 90)
 
+    def has_left(self) -> None:
+        """Waits until a connection of the collector has been closed."""
+        until(lambda: any(one.get("event") == "close" for one in forwarded.lines(self.network.record)), "it leaves", 60)
+
     def kill_collector(self) -> None:
         """SIGKILL."""
         self._deaths.append(self.collector.kill())
@@ -177,19 +183,7 @@ class Scene:
         """Ends the network, and reads and shows everything."""
         self.network.close()
         stored = kept.read(data_dir(self.folder))
-        arrived = {
-            (one["user"], one["ticket"], one["query_hex"]) for one in forwarded.search_lines(self.network.record)
-        }
-        outcome = Outcome(
-            stored,
-            self._lives(stored),
-            [
-                one["t"]
-                for searcher in self._searchers
-                for one in searcher.sent()
-                if (searcher.name, one["ticket"], one["query_hex"]) not in arrived
-            ],
-        )
+        outcome = Outcome(stored, self._lives(stored), self._never_forwarded())
         print(f"\n{outcome}")  # noqa: T201 - the figures are what a proof is run for
         return outcome
 
@@ -206,6 +200,18 @@ class Scene:
             its = [one for one, at in zip(stored.searches, stored.times, strict=True) if born <= at < died]
             lives.append(Life(died, to_it, forwarded.to_be_kept(to_it), its))
         return lives
+
+    def _never_forwarded(self) -> list[float]:
+        arrived = {
+            (one["user"], one["ticket"], one["query_hex"]) for one in forwarded.search_lines(self.network.record)
+        }
+        return [
+            one["t"]
+            for searcher in self._searchers
+            for one in searcher.sent()
+            if (searcher.name, one["ticket"], one["query_hex"]) not in arrived
+            and one["t"] < searcher.stopped_at() - QUITTING_SECONDS
+        ]
 
     def _name(self, letter: str) -> str:
         return f"seeker-{self._mark}-{letter}"

@@ -12,14 +12,16 @@ None of it is ours to keep, so it is brought by a kit beside the checkout, in th
 | `slskraw.py A kick ACCOUNT PASSWORD`, `slskraw.py A starve ACCOUNT` | a second login of an account |
 | `make_hostile.py F` | a feed of hostile queries |
 
-A feed is a JSON object a line: `{"q": QUERY}`, also with a `mode` (`global`, `direct`, `bytes`, `wish`, `tick`, `user`;
-`to` for the last). The client keeps the feed open in D/P0/feed.jsonl and writes to D/P0/sent.jsonl what it sends: `t`, `code`, `ticket`,
-`query_hex` and `line`, the number of the line of the feed; and `event`, when it is `connected`.
+A feed is a JSON object a line: `{"q": QUERY}`, also with a `mode` (`global`, `direct`, `bytes` with `hex`, `wish`,
+`tick`, `user` with `to`). The client keeps the feed open in D/P0/feed.jsonl and writes to D/P0/sent.jsonl what it
+sends: `t` (Unix seconds), `code`, `ticket`, `query_hex` and `line`, the number of the line of the feed; and as an
+`event` that it has `stopped`.
 """
 
 import contextlib
 import itertools
 import json
+import math
 import os
 import subprocess
 from collections.abc import Iterable
@@ -55,9 +57,9 @@ class Searcher(Program):
         """Each search that it has sent."""
         return [one for one in self._notes() if "code" in one]
 
-    def connected(self) -> None:
-        """Waits until it has logged in."""
-        until(lambda: any(one.get("event") == "connected" for one in self._notes()), f"{self.name} logs in")
+    def stopped_at(self) -> float:
+        """When it quit (Unix seconds); infinity while it runs."""
+        return next((float(one["t"]) for one in self._notes() if one.get("event") == "stopped"), math.inf)
 
     def feed(self, *lines: dict[str, Any]) -> None:
         """More to send."""

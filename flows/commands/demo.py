@@ -137,9 +137,8 @@ async def _watch(
     stopped: asyncio.Event,
     collectors: list[asyncio.subprocess.Process],
 ) -> None:
-    connection = await database.connect(Role.ANALYST)
     ends, reported = time.monotonic() + seconds, seconds
-    try:
+    async with database.session(Role.ANALYST) as connection:
         with Live(console=console, refresh_per_second=4, transient=True) as live:
             while (left := ends - time.monotonic()) > 0 and not stopped.is_set():
                 if any(one.returncode is not None for one in collectors):
@@ -154,8 +153,6 @@ async def _watch(
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(1.0, left)):
                         await stopped.wait()
-    finally:
-        await connection.close()
 
 
 def _progress(one: overview.CollectorOverview) -> dict[str, Any]:
@@ -170,12 +167,9 @@ def _progress(one: overview.CollectorOverview) -> dict[str, Any]:
 
 
 async def _results(database: location.Location, began: datetime) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    connection = await database.connect(Role.ANALYST)
-    try:
+    async with database.session(Role.ANALYST) as connection:
         heard = await connection.fetch(queries.load("heard_since"), began)
         wanted = await connection.fetch(queries.load("most_wanted"), began, 10)
-    finally:
-        await connection.close()
     return [dict(row) for row in heard], [dict(row) for row in wanted]
 
 

@@ -137,23 +137,17 @@ def _moment(text: str | None) -> datetime:
 async def _announce(database: location.Location, taken: Key, begins: datetime) -> bool:
     """Announce a key, and tell whether it is the first."""
     await database.prepare()
-    connection = await database.connect()
-    try:
+    async with database.session() as connection:
         if await epochs.register_first(connection, taken.key_id, taken.fingerprint, taken.algorithm):
             return True
         await epochs.announce(connection, taken.key_id, taken.fingerprint, taken.algorithm, begins)
         return False
-    finally:
-        await connection.close()
 
 
 async def _known(database: location.Location) -> list[KeyEpoch]:
     await database.prepare()
-    connection = await database.connect()
-    try:
+    async with database.session() as connection:
         return await epochs.known(connection)
-    finally:
-        await connection.close()
 
 
 def _ring(settings: SpoolSettings) -> KeyRing:

@@ -21,8 +21,5 @@ def migrate(settings: StorageSettings) -> None:
 
 
 async def _migrate(database: location.Location) -> list[str]:
-    connection = await database.connect()
-    try:
+    async with database.session() as connection:
         return await migrations.migrate(connection)
-    finally:
-        await connection.close()

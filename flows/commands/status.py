@@ -27,11 +27,8 @@ def status(settings: StorageSettings, as_json: bool) -> None:
 
 async def _overview(database: location.Location) -> list[CollectorOverview]:
     await database.prepare()
-    connection = await database.connect(Role.ANALYST)
-    try:
+    async with database.session(Role.ANALYST) as connection:
         return await overview.overview(connection)
-    finally:
-        await connection.close()
 
 
 def _row(one: CollectorOverview) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
+from asyncpg import exceptions
 
-from soulseek_research.storage import database, migrations
+from soulseek_research.storage import database, failures, migrations
 from soulseek_research.storage.database import DatabaseAwayError, Role
 from soulseek_research.storage.embedded import EmbeddedServer
+from soulseek_research.storage.errors import StorageError
 from soulseek_research.storage.settings import StorageSettings
 
 
@@ -46,20 +48,35 @@ class Location:
         self._dsn = await asyncio.to_thread(self._server.start)
         return await database.connect(self._dsn, role=role, **options)
 
+    @contextlib.asynccontextmanager
+    async def session(self, role: Role | None = None) -> AsyncIterator[asyncpg.Connection]:
+        """A connection for one command: whatever goes wrong with it is one line for people.
+
+        Raises:
+            StorageError: As from `connect`; or the login lacks a right, or the connection was lost.
+        """
+        connection = await self.connect(role)
+        try:
+            yield connection
+        except exceptions.InsufficientPrivilegeError as error:
+            rights = role.value if role else "the database's owner"
+            raise StorageError(f"this login has not the rights of {rights}, which this needs: {error}") from error
+        except (OSError, exceptions.PostgresConnectionError, exceptions.InterfaceError) as error:
+            raise failures.explain(error, "the database") from error
+        finally:
+            await connection.close()
+
     async def prepare(self) -> None:
         """Bring the embedded database up to date; of any other, check that its owner has done so.
 
         Raises:
             StorageError: It cannot be used; the line says what its owner has to do.
         """
-        connection = await self.connect()
-        try:
+        async with self.session() as connection:
             if self.embedded:
                 await migrations.migrate(connection)
             else:
                 await migrations.check(connection)
-        finally:
-            await connection.close()
 
 
 @contextlib.contextmanager

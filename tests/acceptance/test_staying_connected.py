@@ -134,6 +134,7 @@ async def test_wrong_credentials_stop_it_with_a_clear_word(lively: SimulatedNetw
         with pytest.raises(CredentialsRefused, match=reason) as caught:
             await listener.until(lambda: False)
         assert ACCOUNT not in str(caught.value)
+        assert caught.value.__context__ is None  # what aioslsk raised holds the name
         assert lively.server.logins[ACCOUNT] == 1
         assert listener.states[-1][0] is State.STOPPED
 
@@ -190,6 +191,7 @@ async def test_it_stops_at_once_in_any_state(lively: SimulatedNetwork, state: St
         async with asyncio.timeout(1):
             await asyncio.gather(listener.task, return_exceptions=True)
         assert listener.states[-1] == (State.STOPPED, "stopped")
+        assert listener.states[-2][0] is state
         assert {one["end_reason"] for one in listener.stretches()} <= {"stopped"}
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 
@@ -39,17 +40,24 @@ async def quiet() -> AsyncIterator[SimulatedNetwork]:
         yield net
 
 
+@contextlib.asynccontextmanager
+async def logged_in(net: SimulatedNetwork, listener: Listener) -> AsyncIterator[ListeningClient]:
+    """A bare client that has found its parent."""
+    client = ListeningClient(Vantage(*net.server_address, ACCOUNT, "secret"), listener.ears, lambda _place: None)
+    await client.start()
+    try:
+        await client.login()
+        await net.until_heard(ACCOUNT)
+        yield client
+    finally:
+        await client.stop()
+
+
 @pytest.fixture
 async def client(quiet: SimulatedNetwork) -> AsyncIterator[ListeningClient]:
-    """A bare client that is logged in and has a parent."""
-    one = ListeningClient(Vantage(*quiet.server_address, ACCOUNT, "secret"), Listener().ears, lambda _place: None)
-    await one.start()
-    try:
-        await one.login()
-        await quiet.until_heard(ACCOUNT)
+    """A bare client that has found its parent."""
+    async with logged_in(quiet, Listener()) as one:
         yield one
-    finally:
-        await one.stop()
 
 
 async def placed(net: SimulatedNetwork, listener: Listener) -> None:
@@ -226,7 +234,11 @@ async def test_half_open_strangers_are_few_and_short(quiet: SimulatedNetwork, mo
         await asyncio.sleep(0.2)
         assert sum(task.done() for task in ended) == 25
         async with asyncio.timeout(5):
-            await asyncio.gather(*ended, return_exceptions=True)
+            while not all(task.done() for task in ended):
+                for _, writer in opened:
+                    writer.write(b"\x40")  # the beginning of a message that never ends
+                await asyncio.sleep(0.1)
+        await asyncio.gather(*ended, return_exceptions=True)
         for _, writer in opened:
             writer.transport.abort()
             await asyncio.gather(writer.wait_closed(), return_exceptions=True)
@@ -270,20 +282,34 @@ async def test_nobodys_address_is_asked_for(quiet: SimulatedNetwork) -> None:
     assert set(quiet.server.received) <= SAID_TO_SERVER
 
 
-async def test_aioslsk_cannot_make_us_ask_for_an_address_or_a_second_parent(
+async def test_only_an_offered_parent_is_connected_to_and_only_when_there_is_none(
     quiet: SimulatedNetwork, client: ListeningClient
 ) -> None:
     parent = quiet.branches[0].parents[0]
-    for username, kind, host, port in (
-        ("curious", "P", None, None),
-        ("curious", "P", "127.0.0.1", parent.port),
-        ("curious", "D", None, None),
-        (parent.username, "D", "127.0.0.1", parent.port),
-    ):
+    offered = (parent.username, "D", "127.0.0.1", parent.port)
+    with pytest.raises(PeerConnectionError):
+        await client.network.create_peer_connection(*offered)
+    await quiet.fault("no-parents")
+    await quiet.until_heard(ACCOUNT)
+    for peer in (("curious", "P"), ("curious", "P", "127.0.0.1", parent.port), ("curious", "D")):
         with pytest.raises(PeerConnectionError):
-            await client.network.create_peer_connection(username, kind, host, port)
-    assert set(quiet.server.received) <= SAID_TO_SERVER
+            await client.network.create_peer_connection(*peer)
     assert parent.arrivals == 1
+    await client.network.create_peer_connection(*offered)
+    assert set(quiet.server.received) <= SAID_TO_SERVER
+
+
+async def test_after_its_end_a_session_hears_nothing(quiet: SimulatedNetwork) -> None:
+    listener = Listener()
+    async with logged_in(quiet, listener) as client:
+        await quiet.send(("anna", 7, "before"))
+        await listener.until(lambda: listener.counts.kept == 1)
+        client.distributed_network.leave("stopped")
+        await quiet.send(("anna", 8, "after"))
+        await quiet.send(("anna", 9, "after"), via="addressed")
+        await asyncio.sleep(0.2)
+    assert listener.counts.kept == 1
+    assert [stretch["end_reason"] for stretch in listener.stretches()] == ["stopped"]
 
 
 async def test_the_servers_answers_are_recognised(client: ListeningClient) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from aioslsk.protocol import messages
 
-from collectors import children, connections, counts
+from collectors import children, connections, counts, network
 from collectors.session import State
 from soulseek_research.simulation import frames
 from soulseek_research.simulation.network import SimulatedNetwork
@@ -302,6 +302,37 @@ async def test_a_child_may_be_silent_and_may_go(quiet: SimulatedNetwork, monkeyp
         assert len(broods[0]) == 1
         await child.close()
         await listener.until(lambda: len(broods[0]) == 0)
+
+
+async def test_a_burst_of_invitations_makes_no_crowd(quiet: SimulatedNetwork) -> None:
+    arrived, adopted = 0, 0
+
+    async def arrive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal arrived, adopted
+        arrived += 1
+        with contextlib.suppress(ConnectionError):
+            await frames.read(reader)
+            adopted += await frames.read(reader) is not None
+            await reader.read()
+        writer.close()
+
+    async with listening(quiet, children_max=3) as listener:
+        await with_children(quiet, listener, 1)
+        elsewhere = await asyncio.start_server(arrive, "127.0.0.1", 0)
+        port = elsewhere.sockets[0].getsockname()[1]
+        invitations = [
+            messages.ConnectToPeer.Response(f"hopeful{number}", "D", "127.0.0.1", port, number, False, 0, 0)
+            for number in range(200)
+        ]
+        quiet.accounts()[0].send(*invitations)
+        await quiet.send(("anna", 7, "and then"), via="addressed")
+        await listener.until(lambda: ("anna", 7, "and then") in listener.heard)
+        await listener.until(lambda: adopted == 2)
+        await asyncio.sleep(0.2)
+        assert adopted == 2
+        assert arrived <= network.STRANGERS_MAX
+    elsewhere.close()
+    await elsewhere.wait_closed()
 
 
 async def test_an_invitation_that_leads_nowhere_does_not_hold_up_the_end(quiet: SimulatedNetwork) -> None:
