@@ -3,15 +3,14 @@
 import asyncio
 import dataclasses
 import datetime as dt
-import itertools
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from collectors.chunk import Chunk, Record, SpoolDamaged
+from collectors.chunk import Chunk, copy_body_of, copy_data, minute_of
 from collectors.spool import Depth, SegmentState, SpoolReader
 
 Result = TypeVar("Result")
@@ -45,6 +44,7 @@ class Batch:
         gaps_seen: gaps that the ledger saw, the newest of each.
         gaps: what was found missing on the way.
         full: there may be more waiting.
+        data: its searches as COPY takes them.
         chunks: those that hold its searches.
         chosen: its searches, where not all of its chunks' are to go.
     """
@@ -61,22 +61,33 @@ class Batch:
     gaps_seen: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     gaps: list[Gap] = dataclasses.field(default_factory=list)
     full: bool = False
+    data: bytes = b""
     chunks: Sequence[Chunk] = ()
-    chosen: list[Record] | None = None
+    chosen: list[bytes] | None = None
 
     @property
     def rows(self) -> int:
         """How many searches it brings."""
         return self.kept_by_minute.total()
 
-    def records(self) -> Iterable[Record]:
-        """Its searches as COPY takes them.
-
-        Never all at once: 20,000 tuples would set off the garbage collector more often than all else together.
-        """
+    def searches(self) -> list[bytes]:
+        """Its searches one by one."""
         if self.chosen is not None:
             return self.chosen
-        return itertools.chain.from_iterable(chunk.records(self.client_id) for chunk in self.chunks)
+        return [search for chunk in self.chunks for search in chunk.copy_rows()]
+
+    def without(self, is_out: Callable[[bytes], bool], reason: str) -> "Batch":
+        """The batch without some of its searches, and with a gap instead."""
+        minutes = Counter(minute_of(search) for search in self.searches() if is_out(search))
+        rest = [search for search in self.searches() if not is_out(search)]
+        gap = Gap(reason, min(minutes) * 60_000, (max(minutes) + 1) * 60_000, minutes.total())
+        return dataclasses.replace(
+            self,
+            data=copy_data([copy_body_of(rest, self.client_id)]),
+            chosen=rest,
+            kept_by_minute=self.kept_by_minute - minutes,
+            gaps=[*self.gaps, gap],
+        )
 
     @property
     def days(self) -> set[int]:
@@ -167,15 +178,14 @@ class Backlog:
 def gather(segment: SegmentState, committed: int, chunks: Sequence[Chunk], client_id: str) -> Batch:
     """Makes one batch of chunks that follow each other."""
     whole: list[Chunk] = []
+    bodies: list[bytes] = []
     minutes: Counter[int] = Counter()
     stretches: dict[str, dict[str, Any]] = {}
     gaps_seen: dict[str, dict[str, Any]] = {}
     gaps: list[Gap] = []
     for chunk in chunks:
         try:
-            if {len(column) for column in chunk.columns} != {chunk.row_count}:
-                raise SpoolDamaged("its columns differ in length")  # noqa: TRY301
-            per_minute, ledger = chunk.per_minute(), chunk.ledger
+            body, per_minute, ledger = chunk.copy_body(client_id), chunk.per_minute(), chunk.ledger
             news = {form["stretch_id"]: form for form in ledger["stretches"]}
             news_of_gaps = {form["gap_id"]: form for form in ledger["gaps"]}
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a chunk, the next one must get through
@@ -184,6 +194,7 @@ def gather(segment: SegmentState, committed: int, chunks: Sequence[Chunk], clien
             )
             continue
         whole.append(chunk)
+        bodies.append(body)
         minutes.update(per_minute)
         stretches.update(news)
         gaps_seen.update(news_of_gaps)
@@ -201,6 +212,7 @@ def gather(segment: SegmentState, committed: int, chunks: Sequence[Chunk], clien
         list(gaps_seen.values()),
         gaps,
         full=last.position < segment.last_position,
+        data=copy_data(bodies),
         chunks=whole,
     )
 

@@ -34,8 +34,6 @@ HANDSHAKE_SECONDS: Final = 10.0
 PARENT_SILENCE_SECONDS: Final = 60.0
 # A child has no reason to send us searches; one that sends so many is cut off, to spare us the reading.
 STRANGER_SEARCHES_MAX: Final = 1000
-# A real tree is some ten levels deep. Broken clients say 2**32 - 1, and ours could not say one more.
-LEVEL_MAX: Final = 1 << 16
 
 
 class _Bulk(DataConnection):

@@ -8,14 +8,14 @@ import json
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
 from asyncpg import exceptions
 
 from collectors.backlog import Batch, Gap, day
-from collectors.chunk import RECORD_COLUMNS, Record
+from collectors.chunk import COPY_COLUMNS, copy_body_of, copy_data, minute_of
 from collectors.counts import IMPOSSIBLE_TIME
 from collectors.errors import CollectorError
 
@@ -35,9 +35,12 @@ RECORD_GAPS = "SELECT record_gaps($1, $2, $3, $4)"
 RECORD_COVERAGE = "SELECT record_coverage($1, $2, $3, $4)"
 FEW = 10
 """So many bad searches in one batch are bad searches, however small it is; more than half are something else."""
-# What the driver's encoders say of a value that does not fit.
-_ABOUT_VALUES = (ValueError, TypeError, OverflowError)
-_POSTGRES_EPOCH_MINUTES = 15_778_080  # 2000-01-01
+# Of this class too, but not about what is in a search: synchronous_commit, and how we speak to the server.
+_NOT_ABOUT_VALUES = (
+    exceptions.InvalidParameterValueError,
+    exceptions.BadCopyFileFormatError,
+    exceptions.InvalidBinaryRepresentationError,
+)
 _LAST_MOMENT_MS = 253_402_300_799_000  # the year 9999
 
 
@@ -55,14 +58,6 @@ class Delivery:
     Attributes:
         dropped: searches that could not be stored, by reason; each is a recorded gap.
     """
-
-    @classmethod
-    async def over(cls, connection: asyncpg.Connection, client_id: str, token: int, dropped: dict[str, int]) -> Self:
-        """Prepares a connection: timestamps go as numbers, which is several times cheaper than datetimes."""
-        await connection.set_type_codec(
-            "timestamptz", schema="pg_catalog", encoder=_as_it_is, decoder=_as_it_is, format="tuple"
-        )
-        return cls(connection, client_id, token, dropped)
 
     def __init__(self, connection: asyncpg.Connection, client_id: str, token: int, dropped: dict[str, int]) -> None:
         self._connection = connection
@@ -151,7 +146,7 @@ class Delivery:
         await self._connection.execute("BEGIN")
         try:
             result = await work()
-        except (exceptions.PostgresError, *_ABOUT_VALUES):
+        except exceptions.PostgresError:
             if not self._connection.is_closed():
                 await self._connection.execute("ROLLBACK")
             raise
@@ -160,7 +155,7 @@ class Delivery:
 
     async def _store(self, batch: Batch, status: str | None, after: Callable[[], Awaitable[object]]) -> Batch:
         if batch.rows:
-            await self._copy(batch.records())
+            await self._copy(batch.data)
         await after()
         await self._advance(batch, status)
         return batch
@@ -179,15 +174,17 @@ class Delivery:
     async def _record(self, query: str, batch: Batch, *news: dict[str, Any]) -> None:
         await self._connection.execute(query, self._client_id, self._token, batch.segment_id, json.dumps(news))
 
-    async def _copy(self, records: Iterable[Record]) -> None:
-        await self._connection.copy_records_to_table("searches", records=records, columns=RECORD_COLUMNS)
+    async def _copy(self, data: bytes) -> None:
+        # A view, because asyncpg takes bytes for the name of a file.
+        source = memoryview(data)
+        await self._connection.copy_to_table("searches", source=source, columns=COPY_COLUMNS, format="binary")
 
     async def _without_impossible_months(self, batch: Batch) -> Batch:
         """Makes sure of the partitions; searches of a month that cannot be become a gap."""
         impossible = {number for number in batch.days if not await self._ensure_month(day(number))}
         if not impossible:
             return batch
-        return _without(batch, lambda record: _minute(record) // 1440 in impossible, IMPOSSIBLE_TIME)
+        return batch.without(lambda search: minute_of(search) // 1440 in impossible, IMPOSSIBLE_TIME)
 
     async def _ensure_month(self, date: dt.date | None) -> bool:
         if date is None:
@@ -204,14 +201,14 @@ class Delivery:
     async def _store_piecemeal(self, batch: Batch) -> Batch:
         """Stores what can be stored: one bad search, or one bad word of the ledger, holds up nothing else."""
         await self._connection.execute("SELECT check_fence($1, $2)", self._client_id, self._token)
-        refused: list[Record] = []
-        records = list(batch.records())
-        await self._salvage(records, refused)
-        if len(refused) > max(FEW, len(records) // 2):
+        refused: list[bytes] = []
+        searches = batch.searches()
+        await self._salvage(searches, refused)
+        if len(refused) > max(FEW, len(searches) // 2):
             # Then it is not the searches: they stay in the spool until somebody has looked.
-            raise RefusesEverything(f"the database refuses {len(refused)} of {len(records)} searches")
+            raise RefusesEverything(f"the database refuses {len(refused)} of {len(searches)} searches")
         if refused:
-            batch = _without(batch, set(refused).__contains__, REFUSED)
+            batch = batch.without(set(refused).__contains__, REFUSED)
         for one in batch.stretches:
             await self._attempt(functools.partial(self._record, RECORD_COVERAGE, batch, one))
         for one in batch.gaps_seen:
@@ -219,15 +216,16 @@ class Delivery:
         await self._advance(dataclasses.replace(batch, stretches=[], gaps_seen=[]), None)
         return batch
 
-    async def _salvage(self, records: Sequence[Record], refused: list[Record]) -> None:
-        if not records or await self._attempt(lambda: self._copy(records)):
+    async def _salvage(self, searches: Sequence[bytes], refused: list[bytes]) -> None:
+        data = copy_data([copy_body_of(searches, self._client_id)])
+        if not searches or await self._attempt(lambda: self._copy(data)):
             return
-        if len(records) == 1:
-            refused += records
+        if len(searches) == 1:
+            refused += searches
             return
-        middle = len(records) // 2
-        await self._salvage(records[:middle], refused)
-        await self._salvage(records[middle:], refused)
+        middle = len(searches) // 2
+        await self._salvage(searches[:middle], refused)
+        await self._salvage(searches[middle:], refused)
 
     async def _attempt(self, work: Callable[[], Awaitable[object]]) -> bool:
         await self._connection.execute("SAVEPOINT attempt")
@@ -242,26 +240,6 @@ class Delivery:
         return True
 
 
-def _without(batch: Batch, is_out: Callable[[Record], bool], reason: str) -> Batch:
-    """The batch without some of its searches, and with a gap instead."""
-    left_out: list[Record] = []
-    chosen: list[Record] = []
-    for record in batch.records():
-        (left_out if is_out(record) else chosen).append(record)
-    minutes = [_minute(record) for record in left_out]
-    return dataclasses.replace(
-        batch,
-        chosen=chosen,
-        kept_by_minute=batch.kept_by_minute - Counter(minutes),
-        gaps=[*batch.gaps, Gap(reason, min(minutes) * 60_000, (max(minutes) + 1) * 60_000, len(left_out))],
-    )
-
-
-def _minute(record: Record) -> int:
-    """Minutes since 1970."""
-    return int(record[0][0] // 60_000_000 + _POSTGRES_EPOCH_MINUTES)
-
-
 def _minutes_as_json(kept_by_minute: Counter[int]) -> str:
     return json.dumps(
         {dt.datetime.fromtimestamp(minute * 60, dt.UTC).isoformat(): kept for minute, kept in kept_by_minute.items()}
@@ -269,11 +247,5 @@ def _minutes_as_json(kept_by_minute: Counter[int]) -> str:
 
 
 def _is_about_data(error: Exception) -> bool:
-    """Whether the values are at fault, as the server or the driver's encoder says."""
-    if isinstance(error, exceptions.InvalidParameterValueError):
-        return False  # advance_segment's word on synchronous_commit
-    return isinstance(error, (exceptions.DataError, *_ABOUT_VALUES))
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
+    """Whether the values are at fault, as the server says."""
+    return isinstance(error, exceptions.DataError) and not isinstance(error, _NOT_ABOUT_VALUES)

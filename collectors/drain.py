@@ -49,7 +49,7 @@ class Drain:
         """
         self._connection = await self._connect()
         await migrations.check(self._connection)
-        self._delivery = await self._deliver_over(self._connection)
+        self._delivery = self._deliver_over(self._connection)
         self._flights = Flights(self._delivery, self._open_another, self._note_landed)
         self._database_id: uuid.UUID = await self._connection.fetchval("SELECT database_id FROM database_identity")
         self._to.state.database_id = self._database_id
@@ -83,11 +83,11 @@ class Drain:
             if self._noting is not None:
                 await asyncio.gather(self._noting, return_exceptions=True)
 
-    async def _deliver_over(self, connection: asyncpg.Connection) -> Delivery:
-        return await Delivery.over(connection, self._to.client_id, self._claim.token, self._to.state.dropped)
+    def _deliver_over(self, connection: asyncpg.Connection) -> Delivery:
+        return Delivery(connection, self._to.client_id, self._claim.token, self._to.state.dropped)
 
     async def _open_another(self) -> Delivery:
-        return await self._deliver_over(await self._connect())
+        return self._deliver_over(await self._connect())
 
     async def _next(self) -> Batch | None:
         batch = await self._to.backlog.next(self._to.pace.backlog_rows)

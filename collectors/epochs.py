@@ -30,15 +30,19 @@ async def settle(connection: asyncpg.Connection, ring: KeyRing, algorithm: str) 
     Raises:
         KeyRingError: several keys are here and none is registered.
     """
-    # One at a time, wherever they start: each sees the key that another has just made and registered.
-    await connection.execute(_LOCK)
-    try:
-        ring.reload()
-        if not await storage.known(connection):
-            await _register(connection, ring, algorithm)
-        return await known(connection)
-    finally:
-        await connection.execute(_UNLOCK)
+    epochs = await known(connection)
+    if not epochs:
+        # One at a time, wherever they start: each sees the key that another has just made and registered.
+        await connection.execute(_LOCK)
+        try:
+            ring.reload()
+            if not await storage.known(connection):
+                await _register(connection, ring, algorithm)
+        finally:
+            await connection.execute(_UNLOCK)
+        epochs = await known(connection)
+    ring.reload()  # another collector of this machine may have made the key after we looked
+    return epochs
 
 
 async def _register(connection: asyncpg.Connection, ring: KeyRing, algorithm: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from collectors import counts
+from collectors import counts, shielding
 from collectors.coverage import Ledger, Snapshot
 from collectors.intake import Intake
 from collectors.search import Row
@@ -19,8 +19,9 @@ _log = logging.getLogger(__name__)
 FLUSH_SECONDS = 0.8
 """From one flush to the next. The rest of the second is the disk's: no search that is older may be lost in a crash."""
 HEARTBEAT_SECONDS = 10.0
-"""How often a chunk is written while nothing is heard, so that coverage is known until then."""
+"""How often a chunk is written while nothing is heard: the collector's sign of life in the database."""
 PRUNE_SECONDS = 60.0
+LAST_FLUSHES = 4
 HELD_SEARCHES = 50_000
 """So many are held in memory while the disk refuses them: minutes on the live network."""
 
@@ -76,20 +77,33 @@ class Flusher:
             idle = not (self._held or self._intake.pending)
             if idle and not whatever and time.monotonic() - self._appended_at < HEARTBEAT_SECONDS:
                 return
-            now = time.time()
-            rows, snapshot = self._held + self._intake.take(), self._ledger.snapshot(now)
-            self._held = []
-            await self._append(rows, snapshot, now)
+            # Not cancelled half way: what was taken from the intake is then nowhere else.
+            await shielding.seen_through(self._take_and_append())
 
     async def with_spool(self, function: Callable[Concatenate[Spool, Arguments], Result], *arguments: Any) -> Result:
         """Call a function with the spool, between two flushes."""
         async with self._one_at_a_time:
             return await self._in_thread(function, self._spool, *arguments)
 
+    async def flush_last(self) -> None:
+        """Append all that is left, with some patience for a disk that does not take it at once."""
+        for _ in range(LAST_FLUSHES):
+            await self.flush(whatever=True)
+            if not self._held:
+                return
+            await asyncio.sleep(FLUSH_SECONDS)
+        _log.error("%d searches are lost: the spool did not take them: %s", len(self._held), self.trouble)
+
     async def close(self) -> None:
         """Close the spool; the last flush has been made."""
         await self._in_thread(self._spool.close)
         self._thread.shutdown()
+
+    async def _take_and_append(self) -> None:
+        now = time.time()
+        rows, snapshot = self._held + self._intake.take(), self._ledger.snapshot(now)
+        self._held = []
+        await self._append(rows, snapshot, now)
 
     async def _append(self, rows: list[Row], snapshot: Snapshot, now: float) -> None:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
 
 from aioslsk.events import EventBus, PeerInitializedEvent
@@ -22,16 +23,21 @@ from aioslsk.protocol.messages import (
     CannotConnect,
     ConnectToPeer,
     DistributedBranchLevel,
+    DistributedBranchRoot,
     PeerInit,
     PeerPierceFirewall,
 )
 from aioslsk.settings import Settings
 
-from collectors.connections import LEVEL_MAX, Door, ParentConnection, ServerStream, StrangerConnection
+from collectors.connections import Door, ParentConnection, ServerStream, StrangerConnection
 
 if TYPE_CHECKING:
     from collectors.tree import Tree
 
+# A real tree is some ten levels deep. Broken clients say 2**32 - 1, and ours could not say one more.
+LEVEL_MAX: Final = 1 << 16
+# The server allows thirty letters.
+USERNAME_MAX: Final = 256
 # The server offers about ten parents at a time.
 CANDIDATES_MAX: Final = 20
 # Half-open strangers and children together. Each can hold some hundred kilobytes.
@@ -115,7 +121,7 @@ class ListeningNetwork(Network):
         """Hands a message that is not a search to aioslsk, except what only we know how to treat."""
         if isinstance(message, ConnectToPeer.Response):
             self._invite(message)
-        elif isinstance(message, DistributedBranchLevel.Request) and message.level > LEVEL_MAX:
+        elif _is_absurd(message):
             await connection.disconnect(CloseReason.REQUESTED)
         else:
             await super().on_message_received(message, connection)
@@ -160,8 +166,18 @@ class ListeningNetwork(Network):
         await super().disconnect()  # type: ignore[no-untyped-call]
 
 
+def _is_absurd(message: Any) -> bool:
+    """Whether a parent claims a place that cannot be."""
+    match message:
+        case DistributedBranchLevel.Request():
+            return bool(message.level > LEVEL_MAX)
+        case DistributedBranchRoot.Request():
+            return not 0 < len(message.username) <= USERNAME_MAX
+    return False
+
+
 @contextlib.asynccontextmanager
-async def _closing_on_error(connection: ParentConnection | StrangerConnection) -> Any:
+async def _closing_on_error(connection: ParentConnection | StrangerConnection) -> AsyncIterator[None]:
     try:
         yield
     except BaseException:

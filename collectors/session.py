@@ -142,7 +142,9 @@ class _Session:
                 await self._client.start()
         except ListeningConnectionFailedError:
             return Ended(Ending.CANNOT_LISTEN)
-        except (ConnectionFailedError, TimeoutError) as error:
+        except TimeoutError as error:
+            return Ended(Ending.CANNOT_CONNECT, privacy.describe(error))
+        except ConnectionFailedError as error:
             return Ended(Ending.CANNOT_CONNECT, privacy.describe(error.__cause__ or error))
         return None
 

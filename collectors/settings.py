@@ -92,6 +92,8 @@ class CollectorSettings(SpoolSettings):
             return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
         except OSError as error:
             raise ValueError(f"the password file cannot be read: {error.strerror}: {self.password_file}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"the password file is not UTF-8 text: {self.password_file}") from None
 
     @property
     def server_address(self) -> tuple[str, int]:

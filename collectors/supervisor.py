@@ -10,7 +10,7 @@ import time
 from collections import deque
 from typing import Final, NoReturn
 
-from collectors import session
+from collectors import privacy, session
 from collectors.client import Ears, Vantage
 from collectors.errors import CollectorError
 from collectors.session import Ended, Ending, OnState, State
@@ -78,8 +78,12 @@ async def listen_forever(
 
     def tell(state: State, detail: str) -> None:
         _log.info("%s: %s", state.value, detail)
-        if on_state is not None:
+        if on_state is None:
+            return
+        try:
             on_state(state, detail)
+        except Exception as error:  # noqa: BLE001 - this may be in the middle of a search, which must not suffer
+            _log.error("A change of state could not be told: %s", privacy.describe(error))
 
     why = Ending.STOPPED.value
     try:

@@ -49,7 +49,7 @@ class Tree(DistributedNetwork):
             lost.
 
     Attributes:
-        heard_at: when the last believed search came (monotonic seconds), or None.
+        heard_at: when a believed search last proved that we are not starving (monotonic seconds), or None.
     """
 
     def __init__(
@@ -158,7 +158,8 @@ class Tree(DistributedNetwork):
         addressed = source is Source.ADDRESSED
         if not addressed:
             self._brood.send(frame)
-        self.heard_at = time.monotonic()
+        if not addressed or self._place is None:  # who has a place in the tree and hears nothing there is starving
+            self.heard_at = time.monotonic()
         self._ledger.heard(time.time(), addressed=addressed)
         username, ticket, query, flags = search
         self._intake.hear(source, username, ticket, query, flags)

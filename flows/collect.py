@@ -20,6 +20,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
+from rich.console import Console
 
 from collectors import claim, collector, spool, summary
 from collectors.errors import CollectorError
@@ -46,6 +47,7 @@ async def collect(client_id: str) -> State[Any]:
     Args:
         client_id: names the region in every row, for ever.
     """
+    Console.on_broken_pipe = _fall_silent  # type: ignore[assignment]
     logger = get_run_logger()
     try:
         settings = options.read(CollectorSettings, {"client_id": client_id})
@@ -59,6 +61,11 @@ async def collect(client_id: str) -> State[Any]:
         # Not by Prefect's will, so that Prefect should know; what was heard is safe.
         signal.raise_signal(signal.SIGTERM)
     return Cancelled(message=FLUSHED)
+
+
+def _fall_silent(console: Console) -> None:
+    """Go on without a console: a worker that dies takes it along, and rich would end the process at the next line."""
+    console.quiet = True
 
 
 async def _listen(listening: collector.Collector, logger: Logger) -> None:

@@ -46,6 +46,8 @@ def read(model: type[SettingsT], flags: dict[str, Any]) -> SettingsT:
         return model(**{name: value for name, value in flags.items() if value is not None})
     except pydantic.ValidationError as error:
         raise click.UsageError("; ".join(_explain(model, problem) for problem in error.errors())) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{model.model_config.get('env_file')} cannot be read: {_reason(error)}") from None
 
 
 def _option(model: type[BaseSettings], name: str) -> Callable[[Command], Command]:
@@ -78,6 +80,10 @@ def _explain(model: type[BaseSettings], problem: Any) -> str:
 
 def _variable(model: type[BaseSettings], name: str) -> str:
     return f"{model.model_config.get('env_prefix', '')}{name}".upper()
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8 text"
 
 
 def _dashed(name: str) -> str:

@@ -12,10 +12,12 @@ import httpx
 from tests.ports import free_port
 from tests.program import Program, until
 
+Environment = dict[str, str]
+
 CHECKOUT = Path(__file__).parents[1]
 # Starting takes a second or two of all that the machine has, and the suite may not be alone on it.
 START_SECONDS = 120.0
-WORKER = {
+WORKER: Environment = {
     # Runs are taken sooner than within ten seconds.
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     # As much is said as can be, and sent to the server.
@@ -37,8 +39,10 @@ class PrefectServer:
         self.folder = folder
         self.url = f"http://127.0.0.1:{free_port()}/api"
         (folder / "tmp").mkdir()
-        self._environment = {
-            "PATH": os.environ["PATH"],
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SOULSEEK_RESEARCH_"))
+        }
+        self._environment: Environment = inherited | {
             "HOME": str(folder),
             "TMPDIR": str(folder / "tmp"),
             "PREFECT_HOME": str(folder / "prefect"),
@@ -50,11 +54,11 @@ class PrefectServer:
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         }
         self._client = httpx.Client(base_url=self.url, timeout=30)
-        self._server: Program | None = None
+        self._programs: list[Program] = []
 
     def __enter__(self) -> Self:
         port = str(httpx.URL(self.url).port)
-        self._server = self._start("server", "server", "start", "--host", "127.0.0.1", "--port", port)
+        self._start("server", {}, "server", "start", "--host", "127.0.0.1", "--port", port)
         try:
             until(self._is_healthy, "Prefect's server is up", START_SECONDS)
         except BaseException:
@@ -66,11 +70,13 @@ class PrefectServer:
         self._client.close()
         # A run is in a group of its own, which may outlive its worker.
         until(self._everything_has_ended, "all that Prefect started is gone")
+        for program in self._programs:
+            program.kill()
 
-    def call(self, *arguments: str, cwd: Path | None = None, **environment: str) -> tuple[str, str]:
+    def call(self, *arguments: str, cwd: Path, environment: Environment) -> tuple[str, str]:
         """Run Python as a user of this server, and return what it says on stdout and stderr; it has to succeed."""
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=cwd or self.folder, env=self._environment | environment,
+            [sys.executable, *arguments], cwd=cwd, env=self._environment | environment,
             capture_output=True, text=True, timeout=START_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
@@ -78,13 +84,16 @@ class PrefectServer:
 
     def deploy(self) -> list[dict[str, Any]]:
         """Deploy everything that stands in the checkout's prefect.yaml, and return what there is now."""
-        self.call("-m", "prefect", "--no-prompt", "deploy", "--all", cwd=CHECKOUT)
+        for pool in ("eu", "us"):
+            if not self.post("work_pools/filter", work_pools={"name": {"any_": [pool]}}):
+                self.post("work_pools/", name=pool, type="process")
+        self.call("-m", "prefect", "--no-prompt", "deploy", "--all", cwd=CHECKOUT, environment={})
         deployments: list[dict[str, Any]] = self.post("deployments/filter")
         return deployments
 
-    def start_worker(self, pool: str, **environment: str) -> Program:
+    def start_worker(self, pool: str, environment: Environment) -> Program:
         """Start a worker in a folder that has nothing of ours; it ends with the server."""
-        worker = self._start("worker", "worker", "start", "--pool", pool, "--type", "process", **WORKER, **environment)
+        worker = self._start("worker", WORKER | environment, "worker", "start", "--pool", pool, "--type", "process")
         worker.says("started!", seconds=START_SECONDS)
         return worker
 
@@ -123,24 +132,24 @@ class PrefectServer:
         """Cancel a run as the UI does."""
         self.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
 
-    def _start(self, name: str, *arguments: str, **environment: str) -> Program:
+    def _start(self, name: str, environment: Environment, *arguments: str) -> Program:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        return Program(
+        program = Program(
             [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
             self.folder / f"{name}.log",
             cwd=folder,
             env=self._environment | environment,
             start_new_session=True,
         )
+        self._programs.append(program)
+        return program
 
     def _signal(self, number: signal.Signals) -> None:
-        assert self._server is not None
-        os.kill(self._server._process.pid, number)
+        os.kill(self._programs[0]._process.pid, number)
 
     def _is_healthy(self) -> bool:
-        assert self._server is not None
-        assert not self._server.ended, self._server.said()
+        assert not self._programs[0].ended, self._programs[0].said()
         try:
             return self._client.get("health").is_success
         except httpx.HTTPError:

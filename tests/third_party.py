@@ -10,6 +10,7 @@ None of it is ours to keep, so it is brought by a kit beside the checkout, in th
 | `nicotine.py --server A --prefix P -n 1 --queries F --rate R --run D` | a client, account P0, which sends the feed F |
 | `tap.py --listen A --server A --out F [--rewrite-parents]` | writes down what was forwarded: `tests/forwarded.py` |
 | `slskraw.py A kick ACCOUNT PASSWORD`, `slskraw.py A starve ACCOUNT` | a second login of an account |
+| `listen.py --server A --user U --out F` | aioslsk as it comes, which writes down what it hears: `user`, `ticket` ... |
 | `make_hostile.py F` | a feed of hostile queries |
 
 A feed is a JSON object a line: `{"q": QUERY}`, also with a `mode` (`global`, `direct`, `bytes` with `hex`, `wish`,
@@ -112,6 +113,13 @@ class Network:
     def start_searcher(self, prefix: str, feed: Feed, *, rate: float) -> Searcher:
         """A client, which sends so many searches a second."""
         return self._running.enter_context(Searcher(self._server, prefix, feed, self._folder, rate=rate))
+
+    def start_listener(self, username: str) -> Path:
+        """A client that only listens; returns the file that it writes to."""
+        heard = self._folder / f"{username}.jsonl"
+        heard.touch()
+        self._run("listener", KIT / "listen.py", "--server", self._server, "--user", username, "--out", heard)
+        return heard
 
     def fault(self, word: str) -> None:
         """What the tap is to do to its connections: `fin`, `rst`, `stall` (they stand, nothing passes), `go`."""

@@ -84,7 +84,11 @@ def import_(settings: SpoolSettings, file: Any) -> None:
     """Take a key that was exported elsewhere, from FILE or from standard input."""
     if file.isatty():
         click.echo("Paste the exported key, then Enter and Ctrl-D:", err=True)
-    taken = _ring(settings).import_text(file.read())
+    try:
+        text = file.read()
+    except UnicodeDecodeError:
+        text = ""  # no exported key, as the key ring will say
+    taken = _ring(settings).import_text(text)
     click.echo(f"{taken.key_id} is here.")
 
 

@@ -3,12 +3,12 @@
 import os
 import subprocess
 import sys
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import click
 
 from flows import options
-from soulseek_research.storage import location, postgres_binaries
+from soulseek_research.storage import address, location, postgres_binaries
 from soulseek_research.storage.settings import StorageSettings
 
 
@@ -21,13 +21,14 @@ from soulseek_research.storage.settings import StorageSettings
 def psql(settings: StorageSettings, arguments: tuple[str, ...]) -> None:
     """Open the database in psql, which comes with the embedded PostgreSQL; ARGUMENTS go to psql."""
     with location.found(settings) as database:
+        address.parse(database.dsn)
         url = urlsplit(database.dsn)
-        environment = dict(os.environ)
-        if url.password:
-            # On the command line every user of the machine could read it.
-            environment["PGPASSWORD"] = unquote(url.password)
-            login = url.netloc.replace(f":{url.password}@", "@", 1)
-            url = url._replace(netloc=login)
+        parameters = dict(parse_qsl(url.query, keep_blank_values=True))
+        password = unquote(url.password or "") or parameters.pop("password", "")
+        login = url.netloc.replace(f":{url.password}@", "@", 1)
+        url = url._replace(netloc=login, query=urlencode(parameters, quote_via=quote))
+        # On the command line every user of the machine could read it.
+        environment = dict(os.environ) | ({"PGPASSWORD": password} if password else {})
         program = postgres_binaries.find() / "bin" / "psql"
         code = subprocess.run([program, url.geturl(), *arguments], env=environment, check=False).returncode
     sys.exit(code)

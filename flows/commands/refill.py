@@ -6,16 +6,12 @@ import json
 
 import click
 
+from collectors import refill as spool_refill
 from collectors.errors import CollectorError
 from collectors.settings import SpoolSettings
-from collectors.spool import Spool
-from collectors.writer import Writer
 from flows import options
 from soulseek_research.storage import location
 from soulseek_research.storage.database import Role
-from soulseek_research.storage.errors import StorageError
-
-PATIENCE_SECONDS = 6 * 3600.0
 
 
 @click.command(epilog="Example:  soulseek-research refill --client-id eu --database-url-file restored.url")
@@ -30,7 +26,7 @@ def refill(settings: SpoolSettings, everything: bool, as_json: bool) -> None:
     """
     if not settings.spool_path.exists():
         raise CollectorError(f"there is no spool at {settings.spool_path}: give the --client-id and --data-dir it had")
-    with location.found(settings) as database, Spool(settings.spool_path, settings.spool_max_bytes):
+    with location.found(settings) as database:
         searches = asyncio.run(_refill(settings, database, everything=everything))
     if as_json:
         click.echo(json.dumps({"client_id": settings.client_id, "sent": searches}))
@@ -40,23 +36,5 @@ def refill(settings: SpoolSettings, everything: bool, as_json: bool) -> None:
 
 async def _refill(settings: SpoolSettings, database: location.Location, *, everything: bool) -> int:
     await database.prepare()
-    writer = Writer(
-        functools.partial(database.connect, Role.COLLECTOR),
-        settings.client_id,
-        settings.spool_path,
-        first_segment=None,
-        new_segment=_nothing,
-        resend_all=everything,
-    )
-    writing = asyncio.create_task(writer.run())
-    while not (writer.state.connected or writer.state.error or writing.done()):  # noqa: ASYNC110 - once, at the start
-        await asyncio.sleep(0.02)
-    if writer.state.error:
-        raise StorageError(writer.state.error)
-    await writer.close(PATIENCE_SECONDS)
-    await writing
-    return writer.state.rows
-
-
-async def _nothing() -> None:
-    """Nobody appends, so a new claim needs no new segment."""
+    connect = functools.partial(database.connect, Role.COLLECTOR)
+    return await spool_refill.refill(connect, settings.client_id, settings.spool_path, other_databases=everything)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from flows import options, tables
-from soulseek_research.storage import location, overview
+from soulseek_research.storage import location, overview, queries
 from soulseek_research.storage.database import Role
 from soulseek_research.storage.overview import CollectorOverview
 from soulseek_research.storage.settings import StorageSettings
@@ -16,19 +16,29 @@ from soulseek_research.storage.settings import StorageSettings
 @options.from_settings(StorageSettings)
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with everything that is known.")
 def status(settings: StorageSettings, as_json: bool) -> None:
-    """Show each collector: whether it listens, where, what it keeps, and what it had to leave."""
+    """Show each collector: whether it listens, where, what it keeps, and what it had to leave.
+
+    What was heard twice, refused and dropped is counted since the collector's last start. Needs a login that may read:
+    the owner's, or one in the role soulseek_research_analyst.
+    """
     with location.found(settings) as database:
-        collectors = asyncio.run(_overview(database))
+        collectors, gaps = asyncio.run(_overview(database))
     rows = [_row(one) for one in collectors]
     if as_json:
-        rows = [row | {"reports": one.status} for row, one in zip(rows, collectors, strict=True)]
+        rows = [
+            row | {"missing": [gap for gap in gaps if gap["client"] == one.client_id], "reports": one.status}
+            for row, one in zip(rows, collectors, strict=True)
+        ]
     tables.show(rows, as_json=as_json, empty="No collector has written to this database yet.")
+    if gaps and not as_json:
+        tables.show(gaps, title="\nWhat is missing, and why")
 
 
-async def _overview(database: location.Location) -> list[CollectorOverview]:
+async def _overview(database: location.Location) -> tuple[list[CollectorOverview], list[dict[str, Any]]]:
     await database.prepare()
     async with database.session(Role.ANALYST) as connection:
-        return await overview.overview(connection)
+        gaps = await connection.fetch(queries.load("latest_gaps"))
+        return await overview.overview(connection), [dict(gap) for gap in gaps]
 
 
 def _row(one: CollectorOverview) -> dict[str, Any]:

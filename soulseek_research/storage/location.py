@@ -14,6 +14,9 @@ from soulseek_research.storage.embedded import EmbeddedServer
 from soulseek_research.storage.errors import StorageError
 from soulseek_research.storage.settings import StorageSettings
 
+COMMAND_SECONDS = 120.0
+LEAVE_SECONDS = 2.0
+
 
 class Location:
     """A database that can be connected to for as long as this is held."""
@@ -55,7 +58,7 @@ class Location:
         Raises:
             StorageError: As from `connect`; or the login lacks a right, or the connection was lost.
         """
-        connection = await self.connect(role)
+        connection = await self.connect(role, command_timeout=COMMAND_SECONDS)
         try:
             yield connection
         except exceptions.InsufficientPrivilegeError as error:
@@ -64,7 +67,7 @@ class Location:
         except (OSError, exceptions.PostgresConnectionError, exceptions.InterfaceError) as error:
             raise failures.explain(error, "the database") from error
         finally:
-            await connection.close()
+            await _leave(connection)
 
     async def prepare(self) -> None:
         """Bring the embedded database up to date; of any other, check that its owner has done so.
@@ -77,6 +80,14 @@ class Location:
                 await migrations.migrate(connection)
             else:
                 await migrations.check(connection)
+
+
+async def _leave(connection: asyncpg.Connection) -> None:
+    """Close it; a server that does not answer is left without a goodbye."""
+    try:
+        await connection.close(timeout=LEAVE_SECONDS)
+    except (OSError, TimeoutError, exceptions.PostgresError, exceptions.InterfaceError):
+        connection.terminate()
 
 
 @contextlib.contextmanager

@@ -36,7 +36,10 @@ class StorageSettings(BaseSettings):
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError:
+            raise ValueError("there is no such user's home") from None
 
     def dsn(self) -> str | None:
         """Return the database URL, from wherever it was given; None means the embedded PostgreSQL.

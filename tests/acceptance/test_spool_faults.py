@@ -268,7 +268,7 @@ def test_a_reader_that_never_rests_does_not_let_the_wal_grow(path: Path) -> None
                 position = 0
                 while not stopping.is_set():
                     for chunk in reader.read(segment_id, position, 1000):
-                        read.append(len(chunk.records("eu")))
+                        read.append(len(chunk.copy_rows()))
                         position = chunk.position
                     reader.acknowledge(segment_id, position, uuid.UUID(int=1))
 

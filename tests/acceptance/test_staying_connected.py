@@ -80,6 +80,29 @@ async def test_silence_is_noticed_and_its_stretch_ends_at_the_last_search(lively
         assert first["ended_at"] < listener.stretches()[1]["started_at"]
 
 
+async def test_searches_aimed_at_us_do_not_hide_that_the_tree_is_silent() -> None:
+    async with SimulatedNetwork(rate=0, branches=1) as net, listening(net, terms=SHORT) as listener:
+        await net.until_heard(ACCOUNT)
+        await net.send(("anna", 0, "by the parent"))
+        await listener.until(lambda: listener.is_listening)
+        async with asyncio.timeout(10):
+            while net.server.logins[ACCOUNT] == 1:
+                await net.send(("anna", net.ticket(), "to you"), via="addressed")
+                await asyncio.sleep(0.05)
+
+
+async def test_where_all_searches_are_aimed_at_us_they_are_enough() -> None:
+    """So one server in the world sends them."""
+    async with SimulatedNetwork(rate=0, branches=1) as net:
+        await net.fault("no-parents")
+        async with listening(net, terms=SHORT) as listener:
+            for _ in range(30):
+                await net.send(("anna", net.ticket(), "to you"), via="addressed")
+                await asyncio.sleep(0.05)
+            assert net.server.logins[ACCOUNT] == 1
+            assert listener.counts.kept > 10
+
+
 @pytest.mark.parametrize("fault", ["mute-login", "refuse-login"])
 async def test_a_login_that_is_not_granted_is_tried_again(lively: SimulatedNetwork, fault: str) -> None:
     options = {"reason": "SVRFULL"} if fault == "refuse-login" else {}
@@ -300,6 +323,20 @@ async def test_no_name_is_in_any_log_whatever_happens(
     assert len(written) > 50_000
     assert len(names) > 100
     assert {name for name in names if name in written} == set()
+
+
+async def test_a_callback_that_fails_does_not_stop_the_listening(
+    lively: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(listener: Listener, state: State, detail: str) -> None:
+        listener.states.append((state, detail))
+        raise ValueError
+
+    monkeypatch.setattr(Listener, "on_state", fail)
+    async with listening(lively) as listener:
+        await heard_more(listener)
+        await heard_more(listener)
+        assert lively.server.logins[ACCOUNT] == 1
 
 
 def test_the_haste_of_tests_is_not_the_haste_of_the_world() -> None:

@@ -6,6 +6,7 @@ The truth is what a tap between them and the collector has seen pass. Each test 
 import contextlib
 import datetime as dt
 import itertools
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ import pytest
 from tests import forwarded, kept
 from tests.collector_process import PASSWORD
 from tests.conftest import open_folder
-from tests.scene import Outcome, Scene
+from tests.ports import free_port
+from tests.program import until
+from tests.scene import Outcome, Scene, queries
 from tests.third_party import KIT, VARIABLE, Network
 
 pytestmark = [
@@ -244,13 +247,13 @@ def test_a_stop_under_load(addressed: Scene) -> None:
 # What comes down the tree
 
 
-def place(scene: Scene, strategy: str, parents: str) -> None:
+def place(scene: Scene, strategy: str, parents: str, *options: str) -> None:
     """A collector in a distributed network, below the last of the parents, each of which is below the one before."""
     scene.network.start_mock(strategy)
     for letter in parents:
         scene.parent(letter)
     scene.network.start_tap()
-    scene.collect()
+    scene.collect(*options)
 
 
 def places(outcome: Outcome) -> list[tuple[str, int, str]]:
@@ -282,6 +285,27 @@ def test_hostile_searches_from_a_parent_and_as_the_branch_root_after_it(scene: S
     flags = {one.flags for one in outcome.kept.searches}
     assert {0, forwarded.ALTERED, forwarded.TRUNCATED, forwarded.NAMES_SOMEONE} <= flags
     assert_names_nobody(scene)
+
+
+def test_a_child_of_ours_passes_on_what_it_hears_from_us(scene: Scene) -> None:
+    """The server, a root, we, another client as our child, and below it one that can have heard it by us only."""
+    place(scene, "connect_time_chain", "r", "--listen-port", str(free_port()))
+    scene.parent("s")
+    below = scene.network.start_listener("the-last-of-all")
+
+    def arrived(name: str) -> list[tuple[int, str]]:
+        heard = (json.loads(line) for line in below.read_text().splitlines(keepends=True) if line.endswith("\n"))
+        return [(one["ticket"], bytes.fromhex(one["query_hex"]).decode()) for one in heard if one.get("user") == name]
+
+    first = scene.search("a", queries("a", 6000), rate=10)
+    until(lambda: arrived(first.name), "what we hear is passed on")
+    second = scene.search("b", queries("b", 200), rate=40)
+    second.has_sent_all()
+    until(lambda: len(arrived(second.name)) == 200, "all of it is passed on")
+    outcome = scene.ends()
+    assert_all_is_there_once(outcome)
+    ours = [(one.ticket, one.query) for one in outcome.kept.searches if one.username == second.name]
+    assert arrived(second.name) == ours
 
 
 def test_a_parent_leaves_and_another_is_found(scene: Scene) -> None:

@@ -132,12 +132,13 @@ async def test_nobody_becomes_our_parent_whom_the_server_did_not_offer(
         assert quiet.accounts()[0].is_branch_root
 
 
-async def test_a_parent_at_an_absurd_level_is_not_taken(quiet: SimulatedNetwork) -> None:
+@pytest.mark.parametrize(("level", "root"), [(2**32 - 1, "root0"), (5, "r" * 1000), (5, "")])
+async def test_a_parent_at_an_absurd_place_is_not_taken(quiet: SimulatedNetwork, level: int, root: str) -> None:
     parent = quiet.branches[0].parents[0]
-    parent.level = 2**32 - 1
+    parent.level, parent.root = level, root
     async with listening(quiet) as listener:
         await listener.until(lambda: parent.arrivals == 2)  # it was left, and offered again
-        parent.level = 5
+        parent.level, parent.root = 5, "root0"
         await placed(quiet, listener)
         assert listener.states[-1] == (State.LISTENING, "child at level 6")
 

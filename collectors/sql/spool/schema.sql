@@ -15,7 +15,7 @@ CREATE TABLE segments (
     pruned_digest         BLOB                          -- of the last chunk that is gone
 );
 
--- One flush, one row. `searches` and `ledger` are JSON, to be read with the sqlite3 shell (collectors/chunk.py).
+-- One flush, one row. `ledger` is JSON, `searches` is as COPY takes it, almost (collectors/chunk.py).
 -- Pages of 4 KB and rows by rowid waste the least, at a hundred searches a chunk and at five hundred.
 CREATE TABLE chunks (
     segment        INTEGER NOT NULL,
@@ -25,7 +25,7 @@ CREATE TABLE chunks (
     heard_until_ms INTEGER NOT NULL,
     digest         BLOB    NOT NULL,
     ledger         TEXT    NOT NULL,
-    searches       TEXT    NOT NULL,
+    searches       BLOB    NOT NULL,
     PRIMARY KEY (segment, position)
 );
 
