@@ -66,9 +66,9 @@ class Bell:
         if self._waiting >= self._enough:
             self._rung.set()
 
-    def taken(self, searches: int) -> None:
-        """So many searches were read from the spool."""
-        self._waiting = max(0, self._waiting - searches)
+    def taken(self, searches: int | None) -> None:
+        """So many searches were read from the spool, or (None) there were no more, however many were expected."""
+        self._waiting = 0 if searches is None else max(0, self._waiting - searches)
         if self._waiting < self._enough:
             self._rung.clear()
 

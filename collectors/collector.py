@@ -82,7 +82,7 @@ class Collector:
             pseudonym = Pseudonymiser(ring, known)
             pseudonym.require_key(_now_ms())
             segment = spool.open_segment()
-            ledger = Ledger(self._counts, pseudonym, now=time.time())
+            ledger = Ledger(self._counts, pseudonym, now=time.time(), silence_seconds=settings.silence_seconds)
             intake = Intake(pseudonym, self._counts, own_username=settings.username)
         except BaseException:
             spool.close()

@@ -1,7 +1,8 @@
 """The ledger of listening: when a collector truly heard the network, and where in the tree.
 
-A *stretch* is a time at one place, from the first search heard there to the last one or, where the end was seen, to
-that end. A researcher can so tell "nobody searched" (inside a stretch) from "nobody listened" (outside all of them).
+A *stretch* is a time at one place, from the first search heard there to the last one, without a pause in between. What
+came after the last one nobody can vouch for: a connection may be dead for minutes before it is known. A researcher can
+so tell "nobody searched" (inside a stretch) from "nobody listened" (outside all of them).
 """
 
 import datetime as dt
@@ -19,12 +20,17 @@ Role = Literal["child", "branch root", "addressed"]
 Snapshot = dict[str, list[dict[str, Any]]]
 
 STARVED = "starved"
+PAUSED = "paused"
+CLOCK_SET_BACK = "clock set back"
 MOVED = "place changed"
 STOPPED = "stopped"
 PROCESS_DIED = "process died"
 
 # Drops of one reason that come closer together than this are one gap: a full spool is one event, not one a second.
 GAP_MERGE_SECONDS = 60.0
+SILENCE_SECONDS = 120.0
+# Less is how a clock is kept right; its searches lie inside the stretch all the same.
+CLOCK_STEP_SECONDS = 1.0
 # A branch level is an unsigned 32-bit number that a stranger chose; the database keeps a signed one.
 MAX_LEVEL = 2**31 - 1
 
@@ -124,10 +130,19 @@ class Ledger:
         counts: where the intake and the listener count.
         pseudonym: makes a pseudonym of a username at a time (Unix milliseconds), as for the intake.
         now: when counting began.
+        silence_seconds: nobody can say that we listened through a longer silence.
     """
 
-    def __init__(self, counts: Counts, pseudonym: Callable[[str, int], str], *, now: float) -> None:
+    def __init__(
+        self,
+        counts: Counts,
+        pseudonym: Callable[[str, int], str],
+        *,
+        now: float,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
         self._counts = counts
+        self._silence_seconds = silence_seconds
         self._pseudonym = pseudonym
         self._given_up: dict[str, int] = {}  # drops that are in the stretches already, not in `_Totals`
         self._mark = self._totals()
@@ -140,21 +155,11 @@ class Ledger:
         self._last_snapshot = now
 
     @property
-    def listening(self) -> bool:
-        """Whether a search has proved the present place."""
-        return self._open is not None
-
-    @property
     def place_now(self) -> tuple[Role, int] | None:
         """Role and level as last told or proved, for showing."""
         if self._place is not None:
             return self._place[:2]
         return (self._open.role, self._open.level) if self._open is not None else None
-
-    @property
-    def since(self) -> float | None:
-        """When the open stretch began (Unix seconds)."""
-        return self._open.started if self._open is not None else None
 
     def place(self, role: Role, level: int, root: str | None, now: float) -> None:
         """Says where in the tree we are from now on. A stretch begins with the first search heard there.
@@ -171,7 +176,7 @@ class Ledger:
             self._place = None
             return
         if stretch is not None and stretch.role != "addressed":
-            self._end(stretch, MOVED, now)
+            self._end(stretch, MOVED)
         self._place = place
 
     def heard(self, now: float, *, addressed: bool = False) -> None:
@@ -182,16 +187,24 @@ class Ledger:
             addressed: it was a FileSearch, sent to us alone, which proves no place in the tree.
         """
         stretch = self._open
-        if stretch is not None and (addressed or self._place is None):
-            stretch.ended = now
+        if stretch is None or (self._place is not None and not addressed):
+            self._begin(now, addressed=addressed)
+        elif addressed and stretch.role != "addressed":
+            return
+        elif stretch.ended - CLOCK_STEP_SECONDS <= now <= stretch.ended + self._silence_seconds:
+            stretch.ended = max(stretch.ended, now)
         else:
+            # The machine slept, or its clock was set: nobody can say that we listened in between.
+            if stretch.role != "addressed":
+                self._place = stretch.role, stretch.level, stretch.root
+            self._end(stretch, PAUSED if now > stretch.ended else CLOCK_SET_BACK)
             self._begin(now, addressed=addressed)
 
-    def lost(self, reason: str, at: float) -> None:
-        """The place in the tree is lost: ends the stretch, at the last search heard when the reason is `STARVED`."""
+    def lost(self, reason: str) -> None:
+        """The place in the tree is lost: ends the stretch, at the last search that was heard."""
         self._place = None
         if self._open is not None:
-            self._end(self._open, reason, at)
+            self._end(self._open, reason)
 
     def set_clock(self, reading: ClockReading) -> None:
         """Takes a new comparison of our clock with the database's."""
@@ -253,13 +266,11 @@ class Ledger:
         else:
             place, self._place = self._place, None
         if self._open is not None:
-            self._end(self._open, MOVED, now)
+            self._end(self._open, MOVED)
         self._open = _Stretch(*place, now, self._mark)
 
-    def _end(self, stretch: _Stretch, reason: str, at: float) -> None:
+    def _end(self, stretch: _Stretch, reason: str) -> None:
         stretch.end_reason = reason
-        if reason != STARVED:
-            stretch.ended = max(stretch.ended, at)
         stretch.clock = self._clock
         stretch.totals = self._mark = self._totals()
         self._ended.append(stretch)

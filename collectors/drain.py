@@ -91,7 +91,7 @@ class Drain:
 
     async def _next(self) -> Batch | None:
         batch = await self._to.backlog.next(self._to.pace.backlog_rows)
-        self._to.bell.taken(batch.rows if batch is not None else 0)
+        self._to.bell.taken(batch.rows if batch is not None else None)
         return batch
 
     def _note_landed(self, batch: Batch, rows: int) -> None:

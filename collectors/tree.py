@@ -130,7 +130,7 @@ class Tree(DistributedNetwork):
     def leave(self, reason: str) -> None:
         """Ends our place in the tree with the session: what still comes while it closes is not heard."""
         self._over = True
-        self._ledger.lost(reason, time.time())
+        self._ledger.lost(reason)
 
     def _is_parent(self, connection: PeerConnection) -> bool:
         parent = self.parent
@@ -172,11 +172,7 @@ class Tree(DistributedNetwork):
         if self._place == (role, level, root):
             return
         self._place, self._unproved = (role, level, root), True
-        now = time.time()
-        try:
-            self._ledger.place(role, level, root, now)
-        except Exception:  # noqa: BLE001 - the key of a new epoch may be missing, and the text may hold the name
-            self._ledger.place(role, level, None, now)
+        self._ledger.place(role, level, root, time.time())
 
     def _prove(self, *, addressed: bool) -> None:
         if self._place is None:
@@ -194,7 +190,7 @@ class Tree(DistributedNetwork):
             self._brood.remove(event.connection)
             if self._is_parent(event.connection) and not self._over:
                 self._place, self._unproved = None, True
-                self._ledger.lost(PARENT_LOST, time.time())
+                self._ledger.lost(PARENT_LOST)
                 self._on_place(None)
 
     async def _on_branch_values(self, event: MessageReceivedEvent) -> None:

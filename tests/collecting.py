@@ -24,8 +24,14 @@ from tests import databases
 
 Result = TypeVar("Result")
 
+# Small batches, so that after each fault there is a backlog with two in flight.
 FAST = Pace(
-    batch_seconds=0.1, answer_seconds=2.0, first_retry_seconds=0.05, last_retry_seconds=0.3, patience_seconds=1.0
+    backlog_rows=1000,
+    batch_seconds=0.1,
+    answer_seconds=2.0,
+    first_retry_seconds=0.05,
+    last_retry_seconds=0.3,
+    patience_seconds=1.0,
 )
 PSEUDONYM = "abcdefgh.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
@@ -75,7 +81,7 @@ class Collecting:
 
     async def stop(self, drain_seconds: float = 10) -> None:
         """Ends as a collector does that is asked to."""
-        self.ledger.lost(coverage.STOPPED, time.time())
+        self.ledger.lost(coverage.STOPPED)
         await self.flush()
         await self.writer.close(drain_seconds)
         await self._end()

@@ -56,7 +56,7 @@ async def test_every_search_is_kept_once_and_no_name_is_written(folder: Path) ->
             strangers = await network.fault("inject", username=ACCOUNT)
             await asyncio.sleep(3)
             await network.fault("duplicate")
-            for way in ("embedded", "addressed"):
+            for way in ("addressed", "embedded"):
                 await network.send(("a-searcher-of-note", 77, f"by another way: {way}"), via=way)
             network.silent = True
             await asyncio.sleep(1.5)

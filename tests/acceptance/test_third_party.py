@@ -306,6 +306,7 @@ def test_a_child_of_ours_passes_on_what_it_hears_from_us(scene: Scene) -> None:
     assert_all_is_there_once(outcome)
     ours = [(one.ticket, one.query) for one in outcome.kept.searches if one.username == second.name]
     assert arrived(second.name) == ours
+    assert '"level": 2' in below.read_text()  # what our child says of itself
 
 
 def test_a_parent_leaves_and_another_is_found(scene: Scene) -> None:

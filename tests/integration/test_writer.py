@@ -98,6 +98,20 @@ async def test_a_backlog_goes_in_big_batches_across_months_and_segments(database
     assert {row["ended"] for row in await rows(database, "SELECT ended FROM spool_segments")} == {"drained"}
 
 
+async def test_with_no_connection_to_spare_a_backlog_goes_over_one(database: str, login: str, tmp_path: Path) -> None:
+    async with databases.connected(database) as connection:
+        await connection.execute(f"GRANT soulseek_research_collector TO {login}; ALTER ROLE {login} CONNECTION LIMIT 2")
+    collecting = Collecting(databases.as_user(database, login), tmp_path)
+    for _ in range(20):
+        collecting.hear_many(1000)
+        await collecting.flush()
+    collecting.start()
+    await collecting.drained()
+    assert collecting.writer.state.error is None
+    await collecting.stop()
+    await assert_exactly_once(database, collecting.heard)
+
+
 async def test_a_search_that_the_database_refuses_holds_up_no_other(
     database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -146,9 +160,9 @@ async def test_a_database_that_refuses_everything_is_waited_for(database: str, t
 
 async def test_a_word_of_the_ledger_that_the_database_refuses_holds_up_no_search(database: str, tmp_path: Path) -> None:
     async with Collecting(database, tmp_path) as collecting:
-        collecting.ledger.lost("a reason with NUL \0", time.time())
+        collecting.ledger.lost("a reason with NUL \0")
         collecting.hear_many(10)
-        collecting.ledger.lost("a reason with NUL \0", time.time())
+        collecting.ledger.lost("a reason with NUL \0")
         collecting.hear_many(10)
         await collecting.flush()
         await collecting.drained()

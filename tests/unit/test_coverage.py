@@ -31,6 +31,7 @@ class House:
     now: float = START
     buffer: list[Row] = field(default_factory=list)
     stored: list[Row] = field(default_factory=list)
+    heard: list[tuple[float, bool]] = field(default_factory=list)
     stretches: dict[str, dict[str, Any]] = field(default_factory=dict)
     gaps: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -39,6 +40,7 @@ class House:
 
     def hear(self, *, addressed: bool = False) -> None:
         self.ledger.heard(self.now, addressed=addressed)
+        self.heard.append((self.now, addressed))
         self.counts.kept += 1
         self.buffer.append((int(self.now * 1000), 1, 1, 0, "someone", "something"))
 
@@ -76,7 +78,7 @@ def test_a_place_that_no_search_has_proved_is_no_stretch() -> None:
     house = House()
     house.ledger.place("child", 2, "root", house.now)
     house.flush()
-    house.ledger.lost("parent lost", house.now + 5)
+    house.ledger.lost("parent lost")
     house.flush()
     assert not house.stretches
 
@@ -95,17 +97,41 @@ def test_a_stretch_begins_with_the_first_search_and_is_open_until_the_last() -> 
     assert form["kept"] == 2
 
 
-def test_an_end_that_was_seen_ends_it_then_and_starvation_at_the_last_search() -> None:
-    ends = {}
-    for reason in ("parent lost", coverage.STARVED):
+def test_a_stretch_ends_at_the_last_search_whatever_ended_it() -> None:
+    for reason in ("parent lost", coverage.STARVED, coverage.STOPPED):
         house = House()
         house.ledger.place("child", 1, "root", START)
         house.hear()
-        house.ledger.lost(reason, START + 30)
+        house.now += 30
+        house.ledger.lost(reason)
         house.flush()
-        ends[reason] = unix(only(house)["ended_at"])
+        assert unix(only(house)["ended_at"]) == START + 0.001
         assert only(house)["end_reason"] == reason
-    assert ends == {"parent lost": START + 30.001, coverage.STARVED: START + 0.001}
+
+
+def test_a_pause_is_not_listened_through() -> None:
+    house = House()
+    house.ledger.place("child", 1, "root", house.now)
+    house.hear()
+    house.now += 8 * 3600  # the lid is closed
+    house.hear()
+    house.flush()
+    first, second = house.stretches.values()
+    assert (unix(first["ended_at"]), first["end_reason"]) == (START + 0.001, coverage.PAUSED)
+    assert (unix(second["started_at"]), second["end_reason"]) == (house.now, None)
+    assert (second["role"], second["branch_level"], second["branch_root"]) == ("child", 1, "pseudonym of root")
+
+
+def test_a_clock_that_is_set_back_leaves_no_search_outside() -> None:
+    house = House()
+    house.ledger.place("child", 1, "root", house.now)
+    for step in (10, -0.5, -3600, 5):
+        house.now += step
+        house.hear()
+    house.flush()
+    first, second = house.stretches.values()
+    assert (unix(first["ended_at"]), first["end_reason"]) == (START + 10.001, coverage.CLOCK_SET_BACK)
+    assert (unix(second["started_at"]), unix(second["ended_at"])) == (START + 9.5 - 3600, START + 14.501 - 3600)
 
 
 def test_another_place_is_another_stretch_and_the_same_place_is_not() -> None:
@@ -138,7 +164,7 @@ def test_what_is_refused_between_stretches_is_counted_to_the_next() -> None:
     house.counts.refuse(NOT_FROM_PARENT)
     house.ledger.place("child", 1, "root", house.now)
     house.hear()
-    house.ledger.lost("parent lost", house.now)
+    house.ledger.lost("parent lost")
     house.counts.refuse(NOT_FROM_PARENT, 2)
     house.ledger.place("child", 1, "root", house.now)
     house.hear()
@@ -196,7 +222,7 @@ steps = st.one_of(
     st.tuples(st.just("hear"), st.booleans()),
     st.tuples(st.just("place"), st.tuples(st.sampled_from(["child", "branch root"]), st.integers(0, 2))),
     st.tuples(st.just("lost"), st.sampled_from(["parent lost", coverage.STARVED])),
-    st.tuples(st.just("wait"), st.floats(-5, 100)),
+    st.tuples(st.just("wait"), st.floats(-5, 200)),
     st.tuples(st.just("drop"), st.sampled_from([INTAKE_FULL, DISK_ERROR])),
     st.tuples(st.just("refuse"), st.integers(1, 3)),
     st.tuples(st.just("flush"), st.sampled_from(["taken", "taken", "tried again later", SPOOL_FULL, DISK_ERROR])),
@@ -216,7 +242,7 @@ def test_whatever_happens_the_sums_are_right_and_stretches_do_not_overlap(script
                 role, level = detail
                 house.ledger.place(role, level, "root", house.now)
             case "lost":
-                house.ledger.lost(detail, house.now)
+                house.ledger.lost(detail)
             case "wait":
                 house.now += detail
                 backwards = backwards or detail < 0
@@ -227,7 +253,7 @@ def test_whatever_happens_the_sums_are_right_and_stretches_do_not_overlap(script
             case "flush":
                 house.flush(detail)
     house.hear()  # so that nothing is left between two stretches
-    house.ledger.lost(coverage.STOPPED, house.now)
+    house.ledger.lost(coverage.STOPPED)
     house.flush()
     forms = list(house.stretches.values())
     assert sum(house.kept()) == len(house.stored)
@@ -237,8 +263,8 @@ def test_whatever_happens_the_sums_are_right_and_stretches_do_not_overlap(script
     assert sum(form["refused"] for form in forms) == sum(house.counts.refused.values())
     assert all(form["end_reason"] for form in forms)
     assert all(form["started_at"] <= form["ended_at"] for form in forms + list(house.gaps.values()))
+    times = sorted((unix(form["started_at"]), unix(form["ended_at"])) for form in forms)
     if not backwards:
-        times = sorted((unix(form["started_at"]), unix(form["ended_at"])) for form in forms)
         assert all(earlier[1] - 0.0015 <= later[0] for earlier, later in itertools.pairwise(times))
-        inside = [any(start <= row[0] / 1000 <= end for start, end in times) for row in house.stored]
-        assert all(inside)
+    proved = [moment for moment, addressed in house.heard if not addressed]
+    assert all(any(start - 1.001 <= moment <= end for start, end in times) for moment in proved)
