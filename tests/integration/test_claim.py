@@ -103,18 +103,12 @@ async def test_a_ghost_is_told_from_a_later_session_of_the_same_number(database:
             await other.fetchval("SELECT 1")
 
 
-async def test_a_login_with_no_rights_but_a_collectors_can_claim(database: str, server_dsn: str) -> None:
+async def test_a_login_with_no_rights_but_a_collectors_can_claim(database: str, login: str) -> None:
     async with databases.connected(database) as connection:
-        await connection.execute("DROP ROLE IF EXISTS claim_tester")
-        await connection.execute("CREATE ROLE claim_tester LOGIN IN ROLE soulseek_research_collector")
-    try:
-        dsn = database.replace("soulseek_research@", "claim_tester@")
-        held = await Claim.take(connector(dsn), "eu")
-        assert held._backend is not None
-        await held.release()
-    finally:
-        async with databases.connected(server_dsn) as connection:
-            await connection.execute("DROP ROLE claim_tester")
+        await connection.execute(f"GRANT soulseek_research_collector TO {login}")
+    held = await Claim.take(connector(databases.as_user(database, login)), "eu")
+    assert held._backend is not None
+    await held.release()
 
 
 async def test_a_second_collector_stops_with_a_clear_error_and_loses_nothing(database: str, tmp_path: Path) -> None:
