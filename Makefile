@@ -12,7 +12,7 @@ demo: $(VENV)/runtime ## hear a simulated network for a minute, in two regions
 	$(BIN)/soulseek-research demo
 
 test: $(VENV)/development ## the whole suite, on an embedded PostgreSQL
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/development ## lint, format, types
 	$(BIN)/ruff check .

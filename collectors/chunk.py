@@ -104,7 +104,10 @@ class Chunk:
             SpoolDamaged: The chunk is not whole.
         """
         self._check_whole()
-        return self.searches[_BODY_AT:].replace(self.searches[:_MARK_BYTES], _beginning(client_id))
+        mark, body = self.searches[:_MARK_BYTES], self.searches[_BODY_AT:]
+        if body.count(mark) != self.row_count or not body.startswith(mark * min(self.row_count, 1)):
+            raise SpoolDamaged(f"chunk {self.position} of segment {self.segment_id} is not of this version's format")
+        return body.replace(mark, _beginning(client_id)) if self.row_count else b""
 
     def copy_rows(self) -> list[bytes]:
         """The searches one by one, as `copy_body_of` takes them.

@@ -96,7 +96,7 @@ class Collector:
             status=self.status,
             on_clock=ledger.set_clock,
         )
-        flusher = Flusher(spool, intake, ledger, on_appended=writer.appended)
+        flusher = Flusher(spool, intake, ledger, on_appended=writer.appended, may_prune=lambda: writer.state.connected)
         try:
             yield Parts(ledger, intake, flusher, writer, Housekeeping(database, pseudonym, flusher, known))
         finally:

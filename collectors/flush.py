@@ -37,13 +37,23 @@ class Flusher:
         intake: where the searches come from.
         ledger: whose news go along with each chunk.
         on_appended: told how many searches are in the spool now that were not before.
+        may_prune: whether the database has had the chance to say what it lacks of what it once had.
     """
 
-    def __init__(self, spool: Spool, intake: Intake, ledger: Ledger, *, on_appended: Callable[[int], object]) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        intake: Intake,
+        ledger: Ledger,
+        *,
+        on_appended: Callable[[int], object],
+        may_prune: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._spool = spool
         self._intake = intake
         self._ledger = ledger
         self._on_appended = on_appended
+        self._may_prune = may_prune
         self._thread = ThreadPoolExecutor(1, "spool")
         self._due = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
@@ -64,7 +74,7 @@ class Flusher:
             self._due.clear()
             due_at = clock.time() + FLUSH_SECONDS
             await self.flush()
-            if time.monotonic() - self._pruned_at >= PRUNE_SECONDS:
+            if time.monotonic() - self._pruned_at >= PRUNE_SECONDS and self._may_prune():
                 await self._prune()
 
     async def flush(self, *, whatever: bool = False) -> None:

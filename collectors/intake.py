@@ -75,31 +75,42 @@ class Intake:
         taken, self._buffer, self._buffer_bytes = self._buffer, [], 0
         return taken
 
-    def hear(self, source: Source, username: str, ticket: int, query: str, flags: int = 0) -> bool:
+    def hear(
+        self, source: Source, username: str, ticket: int, query: str, flags: int = 0, now: float | None = None
+    ) -> bool:
         """Takes one search that is believed; False when it is our own, a duplicate or cannot be kept.
 
         Never raises: one search that cannot be read is counted and holds up no other.
+
+        Args:
+            source: By which way it came.
+            username: Who searches.
+            ticket: The searcher's number for it.
+            query: What for.
+            flags: What is known about it already.
+            now: When it was heard (Unix seconds), if it was not just now.
         """
         try:
             if username == self._own_username:
                 return False
-            now = self._clock()
+            if now is None:
+                now = self._clock()
             self.last_heard = now
             timestamp_ms = int(now * 1000)
             pseudonym = self._pseudonym(username, timestamp_ms)
-            if len(self._buffer) >= self._buffer_limit or self._buffer_bytes >= self._buffer_max_bytes:
+            buffer = self._buffer
+            if len(buffer) >= self._buffer_limit or self._buffer_bytes >= self._buffer_max_bytes:
                 self._overflow(pseudonym, ticket, query, timestamp_ms)
                 return False
             if not self._duplicates.keep(pseudonym, ticket, query, timestamp_ms):
                 self._counts.duplicates += 1
                 return False
             query, altered = cleaning.clean(query)
-            self._names.hear(username, timestamp_ms)
-            if self._names.found_in(query):
+            names = self._names
+            names.hear(username, timestamp_ms)
+            if names.found_in(query):
                 altered |= _NAMES_SOMEONE
-            self._buffer.append(
-                (timestamp_ms, cleaning.clean_ticket(ticket), int(source), flags | altered, pseudonym, query)
-            )
+            buffer.append((timestamp_ms, cleaning.clean_ticket(ticket), int(source), flags | altered, pseudonym, query))
             self._buffer_bytes += _ROW_BYTES + 4 * len(query)
             self._counts.kept += 1
         except keys.KeyRingError:
@@ -108,7 +119,7 @@ class Intake:
         except Exception:  # noqa: BLE001 - whatever it is, it holds a raw name and must not travel further
             self._counts.refuse(counts.UNREADABLE)
             return False
-        if len(self._buffer) == FLUSH_AT_SEARCHES and self.on_full is not None:
+        if len(buffer) == FLUSH_AT_SEARCHES and self.on_full is not None:
             # A waker that fails costs at most the rest of the second until the next flush.
             with contextlib.suppress(Exception):
                 self.on_full()

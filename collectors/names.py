@@ -27,17 +27,20 @@ MAX_NAME_WORDS: Final = 8
 
 _WINDOW_MS: Final = WINDOW_HOURS * 3_600_000
 _WORD: Final = re.compile(r"[^\W_]+")
-_ASCII_LETTERS_AND_DIGITS: Final = (string.ascii_letters + string.digits).encode()
-_FOLD_ASCII: Final = bytes(code if code in _ASCII_LETTERS_AND_DIGITS else 0x20 for code in range(256)).lower()
+# What is neither ASCII nor part of a word: dashes, quotes, emoji, accents on their own.
+_FOREIGN_SEPARATOR: Final = re.compile(r"[^\x00-\x7f\w]")
+_LETTERS_AND_DIGITS: Final = (string.ascii_letters + string.digits).encode() + bytes(range(0x80, 0x100))
+_FOLD_BYTES: Final = bytes(code if code in _LETTERS_AND_DIGITS else 0x20 for code in range(256)).lower()
 
 
 def words(text: str) -> list[bytes]:
     """Returns the words of a name or a query, in the form in which they are compared."""
-    if text.isascii():
-        # Three times faster than the expression; nine queries in ten go this way.
-        return text.encode().translate(_FOLD_ASCII).split()
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return [word.encode() for word in _WORD.findall(folded)]
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).casefold()
+        if _FOREIGN_SEPARATOR.search(text):
+            return [word.encode() for word in _WORD.findall(text)]
+    # Several times faster than the expression; nearly all queries go this way.
+    return text.encode().translate(_FOLD_BYTES).split()
 
 
 class _Generation:
@@ -66,12 +69,12 @@ class _Generation:
     def found_in(self, query_words: list[bytes]) -> bool:
         if not self.names.isdisjoint(query_words):
             return True
-        if self.longest.keys().isdisjoint(query_words):
-            return False
+        longest = self.longest
         for start, word in enumerate(query_words):
-            for end in range(start + 2, min(start + self.longest.get(word, 0), len(query_words)) + 1):
-                if b" ".join(query_words[start:end]) in self.names:
-                    return True
+            if word in longest:
+                for end in range(start + 2, min(start + longest[word], len(query_words)) + 1):
+                    if b" ".join(query_words[start:end]) in self.names:
+                        return True
         return False
 
 

@@ -42,6 +42,8 @@ USERNAME_MAX: Final = 256
 CANDIDATES_MAX: Final = 20
 # Half-open strangers and children together. Each can hold some hundred kilobytes.
 STRANGERS_MAX: Final = 64
+# What has arrived is read within this time.
+LEAVING_SECONDS: Final = 0.02
 DEFAULT_CHILDREN_MAX: Final = 10
 """As Nicotine+ has it; the server's word may make it fewer."""
 
@@ -51,6 +53,7 @@ class ListeningNetwork(Network):
 
     Attributes:
         tree: set by `Tree` itself, before anything is connected.
+        leaving: set once the session is about to end.
     """
 
     tree: Tree
@@ -61,6 +64,7 @@ class ListeningNetwork(Network):
         self._bus = event_bus
         self._children_max = children_max
         self._invitations: set[asyncio.Task[None]] = set()
+        self.leaving = asyncio.Event()
         super().__init__(settings, event_bus)
 
     def create_server_connection(self) -> ServerStream:
@@ -156,6 +160,11 @@ class ListeningNetwork(Network):
             refusal = CannotConnect.Request(ticket=message.ticket, username=message.username)
             with contextlib.suppress(NetworkError):
                 await self.send_server_messages(refusal)
+
+    async def leave(self) -> None:
+        """Lets the connections read what has arrived already, before it is no longer heard."""
+        self.leaving.set()
+        await asyncio.sleep(LEAVING_SECONDS)
 
     async def disconnect(self) -> None:
         """Closes every connection and what is on its way to become one."""

@@ -76,7 +76,7 @@ def install(*, debug: bool = False) -> None:
     for package in TALKATIVE:
         logger = logging.getLogger(package)
         logger.addFilter(SCRUB)
-        logger.setLevel(logging.NOTSET if debug else logging.ERROR)
+        logger.setLevel(logging.DEBUG if debug else logging.ERROR)
     if not isinstance(logging.getLogRecordFactory(), _Factory):
         logging.setLogRecordFactory(_Factory(logging.getLogRecordFactory()))
     sys.unraisablehook = _on_unraisable

@@ -129,8 +129,11 @@ class _Session:
             _log.error("The session failed: %s at %s", privacy.describe(error), privacy.whereabouts(error))
             ended = Ended(Ending.FAILED, privacy.describe(error))
         finally:
-            self._client.distributed_network.leave(ended.ending.value)
-            await self._close()
+            try:
+                await self._client.network.leave()
+            finally:
+                self._client.distributed_network.leave(ended.ending.value)
+                await self._close()
         heard_at = self._client.distributed_network.heard_at
         if self._first_heard_at is None or heard_at is None:
             return ended

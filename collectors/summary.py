@@ -1,6 +1,9 @@
 """What a collector says of itself, in a line for the log and on a page for Prefect. Numbers only, never a name."""
 
+from datetime import UTC, datetime
 from typing import Any
+
+MOMENT = "%Y-%m-%d %H:%M:%S UTC"
 
 
 def line(status: dict[str, Any]) -> str:
@@ -24,22 +27,27 @@ def page(status: dict[str, Any]) -> str:
     """A page of Markdown."""
     totals, spool, database, clock = status["totals"], status["spool"], status["database"], status["clock"]
     rows = {
-        "State": f"{_place(status)}, since {status['since']}",
+        "State": f"{_place(status)}, since {_moment(status['since'])}",
         "Searches in the last minute": f"{status['kept_last_minute']:,}",
         "Searches since the start": f"{totals['kept']:,}",
         "Heard twice": f"{totals['duplicates']:,}",
         "Refused": _reasons(totals["refused"]),
         "Dropped": _reasons(totals["dropped"]),
         "Waiting in the spool": f"{spool['searches']:,} searches, {spool['bytes'] / 1e6:,.1f} MB",
-        "Last batch": database["last_batch_at"] or "none yet",
-        "Database": "connected" if database["connected"] else f"away: {database['error']}",
+        "Last batch": _moment(database["last_batch_at"]) if database["last_batch_at"] else "none yet",
+        "Database": "connected" if database["connected"] else database["error"] or "not connected",
         "Clock": f"{clock['offset_ms']:+.1f} ms against the database" if clock else "not measured yet",
-        "Listening since": status["started_at"],
+        "Started": _moment(status["started_at"]),
     }
     if status["warning"]:
         rows["Warning"] = status["warning"]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"# {status['client_id']}\n\n| | |\n|---|---|\n{table}\n"
+    # It is written anew in place, and whoever shows it shows when it was first written.
+    return f"| {status['client_id']} | as of {datetime.now(UTC):{MOMENT}} |\n|---|---|\n{table}\n"
+
+
+def _moment(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso):{MOMENT}}"
 
 
 def _place(status: dict[str, Any]) -> str:

@@ -160,9 +160,9 @@ class Tree(DistributedNetwork):
             self._brood.send(frame)
         if not addressed or self._place is None:  # who has a place in the tree and hears nothing there is starving
             self.heard_at = time.monotonic()
-        self._ledger.heard(time.time(), addressed=addressed)
-        username, ticket, query, flags = search
-        self._intake.hear(source, username, ticket, query, flags)
+        now = time.time()  # one moment for both, or a search could lie outside of the stretch in which it was heard
+        self._ledger.heard(now, addressed=addressed)
+        self._intake.hear(source, *search, now)
         if self._unproved:
             self._prove(addressed=addressed)
 

@@ -7,6 +7,8 @@ from typing import NoReturn
 
 import click
 
+from flows.complaints import complaint
+
 # Each command lives in a module of its own and is imported when it is asked for: `start` must not pay for Prefect, nor
 # `--help` for PostgreSQL.
 COMMANDS = {
@@ -52,31 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; whatever was asked wrongly ends in one clear line and a non-zero exit code."""
     try:
         code = cli.main(args=arguments, prog_name="soulseek-research", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+        _fail(error, error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)  # as when the output goes to `head`
     except Exception as error:  # noqa: BLE001 - a traceback may hold what must not be shown
-        _fail(_explain(error), 1)
+        _fail(error, 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _explain(error: Exception) -> str:
-    from collectors import privacy  # noqa: PLC0415 - `--help` needs none of these
-    from collectors.errors import CollectorError  # noqa: PLC0415
-    from soulseek_research.storage.errors import StorageError  # noqa: PLC0415
-
-    if isinstance(error, CollectorError | StorageError):
-        return str(error)
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.strerror}: {error.filename}"
-    return f"unforeseen: {privacy.describe(error)} at {privacy.whereabouts(error)}; please report it"
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"soulseek-research: {message}", err=True)
+def _fail(error: Exception, code: int) -> NoReturn:
+    click.echo(f"soulseek-research: {complaint(error)}", err=True)
     sys.exit(code)
 
 

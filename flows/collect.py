@@ -12,21 +12,20 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
-import click
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State
+from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from rich.console import Console
 
 from collectors import claim, collector, spool, summary
-from collectors.errors import CollectorError
 from collectors.settings import CollectorSettings
 from flows import options
-from soulseek_research.storage.errors import StorageError
+from flows.complaints import complaint
 
 FIRST_SUMMARY_SECONDS = 10.0
 SUMMARY_SECONDS = 60.0
@@ -54,22 +53,16 @@ async def collect(client_id: str) -> State[Any]:
         await _listen(collector.Collector(settings, on_state=logger.info), logger)
     except (claim.AlreadyClaimed, spool.SpoolLocked) as error:
         return Completed(name="Skipped", message=str(error))
-    except (CollectorError, StorageError, click.UsageError) as error:
-        # It is a line for people; if it were raised, Prefect would hide it in a page of traceback.
-        return Failed(message=str(error))
+    except Exception as error:  # noqa: BLE001 - Prefect would show its traceback, which may hold what must not be shown
+        return Failed(message=complaint(error))
     if not await _is_cancelled():
         # Not by Prefect's will, so that Prefect should know; what was heard is safe.
         signal.raise_signal(signal.SIGTERM)
     return Cancelled(message=FLUSHED)
 
 
-def _fall_silent(console: Console) -> None:
-    """Go on without a console: a worker that dies takes it along, and rich would end the process at the next line."""
-    console.quiet = True
-
-
 async def _listen(listening: collector.Collector, logger: Logger) -> None:
-    with _terminated_gently(listening):
+    with _terminated_gently(listening), _warnings_shown():
         accompanying = asyncio.create_task(_accompany(listening, logger), name="prefect")
         try:
             await listening.run()
@@ -92,6 +85,25 @@ def _terminated_gently(listening: collector.Collector) -> Iterator[None]:
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, prefects)
+
+
+@contextlib.contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Show in the Prefect UI what the collector warns of; of itself Prefect shows what is said to its own loggers."""
+    shown = APILogHandler(level=logging.WARNING)
+    loggers = [logging.getLogger(room) for room in ("collectors", "soulseek_research")]
+    for logger in loggers:
+        logger.addHandler(shown)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(shown)
+
+
+def _fall_silent(console: Console) -> None:
+    """Go on without a console: a worker that dies takes it along, and rich would end the process at the next line."""
+    console.quiet = True
 
 
 async def _accompany(listening: collector.Collector, logger: Logger) -> None:

@@ -2,7 +2,8 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import asyncpg
@@ -36,8 +37,30 @@ async def fresh(server_dsn: str, *options: str) -> AsyncIterator[str]:
             await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@contextlib.asynccontextmanager
+async def asking(server_dsn: str, login: str, password: str) -> AsyncIterator[None]:
+    """Let the server ask a login for its password; most of the tests' logins it trusts."""
+    async with connected(server_dsn) as connection:
+        await connection.execute(f"ALTER ROLE {login} PASSWORD '{password}'")
+        rules = Path(await connection.fetchval("SHOW hba_file"))
+        with _changed(rules, f"local all {login} scram-sha-256\n"):
+            await connection.execute("SELECT pg_reload_conf()")
+            yield
+        await connection.execute("SELECT pg_reload_conf()")
+
+
+@contextlib.contextmanager
+def _changed(file: Path, first_line: str) -> Iterator[None]:
+    before = file.read_text()
+    file.write_text(first_line + before)
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
 def as_user(dsn: str, user: str, password: str | None = None) -> str:
-    """Return the DSN for another login; most servers of the tests trust whoever reaches their socket."""
+    """Return the DSN for another login."""
     parts = urlsplit(dsn)
     login = quote(user) if password is None else f"{quote(user)}:{quote(password)}"
     return parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}").geturl()

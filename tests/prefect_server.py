@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,9 +22,10 @@ WORKER: Environment = {
     # Runs are taken sooner than within ten seconds.
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     # As much is said as can be, and sent to the server.
+    "PREFECT_LOGGING_COLORS": "false",
     "PREFECT_LOGGING_LEVEL": "DEBUG",
     "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "collectors,soulseek_research,aioslsk",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "aioslsk",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 
@@ -107,11 +109,11 @@ class PrefectServer:
 
     def get(self, path: str) -> Any:
         """Ask the API."""
-        return self._client.get(path).raise_for_status().json()
+        return self._ask("GET", path)
 
     def post(self, path: str, **body: Any) -> Any:
         """Ask the API, or tell it something."""
-        return self._client.post(path, json=body).raise_for_status().json()
+        return self._ask("POST", path, json=body)
 
     def start_run(self, deployment: str) -> str:
         """Start a run of a deployment, now, and return its id."""
@@ -125,12 +127,28 @@ class PrefectServer:
 
     def ended(self, run: str, seconds: float = START_SECONDS) -> dict[str, Any]:
         """Wait until a run has ended, by Prefect's lights, and return its state."""
-        final = ("COMPLETED", "CANCELLED", "FAILED", "CRASHED")
-        return until(lambda: (state := self.state(run))["type"] in final and state, f"run {run} ends", seconds) or {}
+        return until(lambda: self._final_state(run), f"run {run} ends", seconds) or {}
 
     def cancel(self, run: str) -> None:
         """Cancel a run as the UI does."""
         self.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+
+    def _final_state(self, run: str) -> dict[str, Any] | None:
+        time.sleep(0.3)  # it has something else to do than to answer us
+        state = self.state(run)
+        return state if state["type"] in ("COMPLETED", "CANCELLED", "FAILED", "CRASHED") else None
+
+    def _ask(self, method: str, path: str, **content: Any) -> Any:
+        # Its SQLite may be busy, which Prefect's own client takes as calmly.
+        answer = until(
+            lambda: (
+                (given := self._client.request(method, path, **content)).status_code != httpx.codes.SERVICE_UNAVAILABLE
+                and given
+            ),
+            f"an answer to {path}",
+        )
+        assert answer
+        return answer.raise_for_status().json()
 
     def _start(self, name: str, environment: Environment, *arguments: str) -> Program:
         folder = self.folder / name

@@ -27,7 +27,13 @@ def key() -> None:
 
 @key.command(epilog="Example:  soulseek-research key new")
 @options.from_settings(SpoolSettings, "data_dir")
-@click.option("--algorithm", type=click.Choice(list(SECRET_BYTES)), default=AES_SIV, show_default=True)
+@click.option(
+    "--algorithm",
+    type=click.Choice(list(SECRET_BYTES)),
+    default=AES_SIV,
+    show_default=True,
+    help="Whether who holds the key can reverse its pseudonyms (aes-siv) or nobody can (hmac-sha256).",
+)
 def new(settings: SpoolSettings, algorithm: str) -> None:
     """Make a key in this machine's key folder. It counts for nothing until it is registered."""
     ring = _ring(settings)

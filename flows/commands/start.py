@@ -5,7 +5,7 @@ import signal
 
 import click
 
-from collectors import collector, logs
+from collectors import logs
 from collectors.settings import CollectorSettings
 from flows import options
 
@@ -25,6 +25,8 @@ def start(settings: CollectorSettings) -> None:
 
 
 async def _start(settings: CollectorSettings) -> None:
+    from collectors import collector  # noqa: PLC0415 - `--help` needs no aioslsk
+
     listening = collector.Collector(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -53,6 +53,7 @@ class Life:
         second: the state of another run of the same client on the same machine.
         unfit: the states of runs that cannot listen, and what they said on stderr.
         artifacts: of the run that listened.
+        logs: what it said in the UI.
         ended: its state at the end, after how many seconds of cancelling.
         sent: what was forwarded to it, by username, ticket and query.
         leaks: where something stands that must not.
@@ -62,6 +63,7 @@ class Life:
     second: dict[str, Any]
     unfit: tuple[list[list[str]], str]
     artifacts: list[dict[str, Any]]
+    logs: list[str]
     ended: tuple[dict[str, Any], float]
     task_runs: int
     sent: Counter[tuple[str, int, str]]
@@ -106,6 +108,7 @@ async def live(server: PrefectServer, folder: Path) -> Life:
         second=second,
         unfit=unfit,
         artifacts=artifacts,
+        logs=[one["message"] for one in all_of(server, "logs") if one["flow_run_id"] == run],
         ended=(ended, ended_after),
         task_runs=server.post("task_runs/count"),
         sent=forwarded(network),
@@ -164,6 +167,7 @@ def stored(found: Kept) -> Counter[tuple[str, int, str]]:
 
 
 def shown(server: PrefectServer, run: str) -> list[dict[str, Any]]:
+    time.sleep(0.3)
     return [one for one in server.post("artifacts/filter") if one["flow_run_id"] == run]
 
 
@@ -181,15 +185,19 @@ def leaks(server: PrefectServer) -> list[str]:
 
 def told(server: PrefectServer) -> Iterator[Any]:
     for what in ("flow_runs", "deployments", "artifacts", "logs"):
-        offset = 0
-        while page := server.post(f"{what}/filter", limit=100, offset=offset):
-            yield page
-            offset += len(page)
+        yield from all_of(server, what)
     events = server.post("events/filter")
     yield events
     while events["next_page"]:
         events = server.get(events["next_page"])
         yield events
+
+
+def all_of(server: PrefectServer, what: str) -> Iterator[dict[str, Any]]:
+    offset = 0
+    while page := server.post(f"{what}/filter", limit=100, offset=offset):
+        yield from page
+        offset += len(page)
 
 
 def test_it_is_deployed_for_each_region_and_safely_again(life: Life) -> None:
@@ -210,6 +218,10 @@ def test_what_it_hears_is_shown_on_one_page(life: Life) -> None:
     assert (artifact["key"], artifact["type"]) == ("collector-eu", "markdown")
     assert "listening (child, level 1)" in artifact["data"]
     assert "Database | connected" in artifact["data"]
+    said = "\n".join(life.logs)
+    assert "listening: child at level 1" in said
+    assert "eu: listening (child, level 1); " in said
+    assert "Keep a copy apart from the database" in said, "what it warns of"
 
 
 def test_no_batch_is_a_task(life: Life) -> None:

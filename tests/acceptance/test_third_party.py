@@ -104,6 +104,11 @@ def assert_only_the_last_second_is_lost(outcome: Outcome) -> None:
 def assert_names_nobody(scene: Scene) -> None:
     """No raw name in the spool, the database, its log of changes, or the collector's log."""
     assert not kept.files_naming(scene.folder, *scene.names)
+    # Looking is worth something: what was searched for is found, and aioslsk has told its steps to the log.
+    found = " ".join(kept.files_naming(scene.folder, "discography 1971"))
+    assert "data/postgres" in found
+    assert "data/spool" in found
+    assert "DEBUG   aioslsk.network" in scene.collector.said()
 
 
 def hostile(scene: Scene, somebody: str) -> list[dict[str, Any]]:

@@ -136,7 +136,8 @@ async def copy_from_memory(path: Path, dsn: str) -> float:
     ]
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute("SELECT ensure_partition(day::date) FROM unnest($1::timestamptz[]) day", [records[0][0], records[-1][0]])  # fmt: skip
+        days = [records[0][0], records[-1][0]]
+        await connection.execute("SELECT ensure_partition(day::date) FROM unnest($1::timestamptz[]) day", days)
         began = time.perf_counter()
         await connection.copy_records_to_table("searches", records=records, columns=COLUMNS)
         return time.perf_counter() - began

@@ -2,7 +2,7 @@ import asyncio
 import contextlib
 import socket
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,26 +36,11 @@ async def _complaint(dsn: str, **options: object) -> StorageError:
     return caught.value
 
 
-@contextlib.contextmanager
-def _changed(file: Path, first_line: str) -> Iterator[None]:
-    before = file.read_text()
-    file.write_text(first_line + before)
-    try:
-        yield
-    finally:
-        file.write_text(before)
-
-
 @pytest.fixture
 async def password_login(server_dsn: str, login: str) -> AsyncIterator[str]:
     """A login that the server asks for its password."""
-    async with databases.connected(server_dsn) as connection:
-        rules = Path(await connection.fetchval("SHOW hba_file"))
-        await connection.execute(f"ALTER ROLE {login} PASSWORD '{PASSWORD}'")
-        with _changed(rules, f"local all {login} scram-sha-256\n"):
-            await connection.execute("SELECT pg_reload_conf()")
-            yield login
-        await connection.execute("SELECT pg_reload_conf()")
+    async with databases.asking(server_dsn, login, PASSWORD):
+        yield login
 
 
 async def test_a_session_is_in_utc_and_has_a_name(database: str) -> None:

@@ -96,6 +96,12 @@ def test_it_can_be_installed_twice() -> None:
         assert logging.getLogger("aioslsk.distributed").filters == [privacy.SCRUB]
 
 
+def test_when_debugging_all_is_said_whatever_other_libraries_may_say() -> None:
+    with private_logs(debug=True):
+        assert logging.root.level == logging.WARNING
+        assert logging.getLogger("aioslsk.network.connection").isEnabledFor(logging.DEBUG)
+
+
 def test_unless_debugging_only_errors_are_said() -> None:
     with private_logs(debug=False):
         assert not logging.getLogger("aioslsk.distributed").isEnabledFor(logging.WARNING)
