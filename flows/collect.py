@@ -16,7 +16,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
@@ -31,6 +31,8 @@ FIRST_SUMMARY_SECONDS = 10.0
 SUMMARY_SECONDS = 60.0
 # Prefect's client would ask a server that is away for minutes, and a run that ends is killed after 30 s.
 API_SECONDS = 5.0
+# Not crashed: Prefect takes a collector for dead when it has not heard of it for a while.
+CALLED_OFF = {StateType.CANCELLING, StateType.CANCELLED, StateType.PAUSED}
 FLUSHED = "Stopped, with everything flushed."
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
@@ -40,7 +42,7 @@ Logger = logging.Logger | logging.LoggerAdapter[Any]
 async def collect(client_id: str) -> State[Any]:
     """Hear every search that reaches one region and keep it, until the run is cancelled.
 
-    The account, the database and the key come from the environment of the worker (see `.env.example`), never as
+    The account, the database and the key come from the environment of the worker (see `prefect.yaml`), never as
     parameters: Prefect keeps those in plain text.
 
     Args:
@@ -55,7 +57,7 @@ async def collect(client_id: str) -> State[Any]:
         return Completed(name="Skipped", message=str(error))
     except Exception as error:  # noqa: BLE001 - Prefect would show its traceback, which may hold what must not be shown
         return Failed(message=complaint(error))
-    if not await _is_cancelled():
+    if not await _is_called_off():
         # Not by Prefect's will, so that Prefect should know; what was heard is safe.
         signal.raise_signal(signal.SIGTERM)
     return Cancelled(message=FLUSHED)
@@ -107,9 +109,9 @@ def _fall_silent(console: Console) -> None:
 
 
 async def _accompany(listening: collector.Collector, logger: Logger) -> None:
-    """Once a minute, show in the Prefect UI what was heard, and see whether the run was cancelled.
+    """Once a minute, show in the Prefect UI what was heard, and see whether the run was called off.
 
-    A worker that was killed, or once lost its server, tells no run that it is cancelled.
+    No run is told by a worker that was killed, or that once lost its server; and none is told that it is suspended.
     """
     artifact: UUID | None = None
     await asyncio.sleep(FIRST_SUMMARY_SECONDS)
@@ -120,7 +122,7 @@ async def _accompany(listening: collector.Collector, logger: Logger) -> None:
             artifact = await _write(artifact, listening.settings.client_id, summary.page(status))
         except Exception as error:  # noqa: BLE001 - Prefect's server being away never stops a collector
             logger.warning("The summary cannot be shown: %s", type(error).__name__)
-        if await _is_cancelled():
+        if await _is_called_off():
             listening.stop()
         await asyncio.sleep(SUMMARY_SECONDS)
 
@@ -136,10 +138,10 @@ async def _write(artifact: UUID | None, client_id: str, page: str) -> UUID:
         return artifact
 
 
-async def _is_cancelled() -> bool:
-    """Whether somebody cancelled this run; not known while Prefect's server is away."""
+async def _is_called_off() -> bool:
+    """Whether somebody cancelled or suspended this run; not known while Prefect's server is away."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(API_SECONDS), get_client() as client:
             run = await client.read_flow_run(flow_run.id)
-            return run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled())
+            return run.state is not None and run.state.type in CALLED_OFF
     return False

@@ -1,5 +1,6 @@
 """A real Prefect server with its workers and the runs that they start, all of which end with the test."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -99,11 +100,11 @@ class PrefectServer:
         worker.says("started!", seconds=START_SECONDS)
         return worker
 
-    def suspend(self) -> None:
+    def halt(self) -> None:
         """Let the server take connections and answer nobody."""
         self._signal(signal.SIGSTOP)
 
-    def resume(self) -> None:
+    def go_on(self) -> None:
         """Let it answer again."""
         self._signal(signal.SIGCONT)
 
@@ -133,22 +134,24 @@ class PrefectServer:
         """Cancel a run as the UI does."""
         self.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
 
+    def suspend(self, run: str) -> None:
+        """Suspend a run as the UI does."""
+        self.post(f"flow_runs/{run}/set_state", state={"type": "PAUSED", "name": "Suspended"})
+
     def _final_state(self, run: str) -> dict[str, Any] | None:
         time.sleep(0.3)  # it has something else to do than to answer us
         state = self.state(run)
         return state if state["type"] in ("COMPLETED", "CANCELLED", "FAILED", "CRASHED") else None
 
     def _ask(self, method: str, path: str, **content: Any) -> Any:
-        # Its SQLite may be busy, which Prefect's own client takes as calmly.
-        answer = until(
-            lambda: (
-                (given := self._client.request(method, path, **content)).status_code != httpx.codes.SERVICE_UNAVAILABLE
-                and given
-            ),
-            f"an answer to {path}",
-        )
-        assert answer
-        return answer.raise_for_status().json()
+        def answer() -> httpx.Response | None:
+            given = self._client.request(method, path, **content)
+            # Its SQLite is busy, which Prefect's own client takes as calmly.
+            return None if given.status_code == httpx.codes.SERVICE_UNAVAILABLE else given
+
+        given = until(answer, f"an answer to {path}")
+        assert given is not None
+        return given.raise_for_status().json()
 
     def _start(self, name: str, environment: Environment, *arguments: str) -> Program:
         folder = self.folder / name
@@ -174,11 +177,13 @@ class PrefectServer:
             return False
 
     def _everything_has_ended(self) -> bool:
-        groups = {os.getpgid(pid) for pid in processes_with("PREFECT_HOME", self._environment["PREFECT_HOME"])}
-        assert os.getpgrp() not in groups
-        for group in groups:
-            os.killpg(group, signal.SIGKILL)
-        return not groups
+        processes = processes_with("PREFECT_HOME", self._environment["PREFECT_HOME"])
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                group = os.getpgid(process)
+                assert group != os.getpgrp()
+                os.killpg(group, signal.SIGKILL)
+        return not processes
 
 
 def processes_of(run: str) -> list[int]:

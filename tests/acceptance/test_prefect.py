@@ -264,7 +264,7 @@ def test_nobody_is_named_and_no_secret_told_anywhere(life: Life) -> None:
 
 @pytest.mark.prove
 async def test_whatever_ends_a_run_nothing_is_lost() -> None:
-    """SIGTERM of the worker, of the run, of the run while the server is away, and kill -9 of the worker."""
+    """SIGTERM of the worker, of the run, of the run while the server is away; suspending it; kill -9 of the worker."""
     with open_folder() as folder, PrefectServer(folder) as server:
         async with SimulatedNetwork(rate=50, hostile_share=0) as network:
             environment = an_account(folder, network)
@@ -282,21 +282,25 @@ async def test_whatever_ends_a_run_nothing_is_lost() -> None:
             await gone(run)
 
             run = await hearing(server, network)
-            server.suspend()
+            server.halt()
             network.silent = False
             await asyncio.sleep(30)
             network.silent = True
             terminate(run)
             await asyncio.to_thread(until, lambda: not network.accounts(ACCOUNT), "it leaves the network", 10)
             await asyncio.sleep(10)
-            server.resume()
+            server.go_on()
+            await gone(run)
+
+            run = await hearing(server, network)
+            server.suspend(run)
+            assert (await asyncio.to_thread(server.ended, run))["message"] == "Stopped, with everything flushed."
             await gone(run)
 
             run = await hearing(server, network)
             worker.kill()
             server.cancel(run)
-            state = await asyncio.to_thread(server.ended, run)
-            assert (state["type"], state["message"]) == ("CANCELLED", "Stopped, with everything flushed.")
+            assert (await asyncio.to_thread(server.ended, run))["message"] == "Stopped, with everything flushed."
             await gone(run)
         found = await asyncio.to_thread(kept.read, folder / "data")
     assert stored(found) == forwarded(network)

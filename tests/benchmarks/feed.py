@@ -42,14 +42,14 @@ class Feed:
     async def listened_to(self) -> None:
         """Until an account has found its parent."""
         async with asyncio.timeout(START_SECONDS):
-            while not any(not one["seeks_parent"] for one in (await self.ask("status"))["accounts"].values()):
+            while all(one["seeks_parent"] for one in (await self.ask("status"))["accounts"].values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await asyncio.sleep(0.2)  # what the account was told along with it
 
     async def left(self) -> None:
         """Until nobody is logged in."""
         async with asyncio.timeout(START_SECONDS):
-            while (await self.ask("status"))["accounts"]:
+            while (await self.ask("status"))["accounts"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     async def ask(self, line: str) -> Any:

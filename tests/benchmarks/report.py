@@ -14,8 +14,8 @@ from tests.benchmarks.measure import Figure
 
 def show(figures: Sequence[Figure], machine: Mapping[str, Any]) -> None:
     table = Table(title="soulseek-research, from the wire to the committed row", title_justify="left")
-    for name, justify in (("", "left"), ("figure", "right"), ("unit", "left"), ("ratio", "right"), ("required", "left"), ("", "left")):  # fmt: skip
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in ("", "figure", "unit", "ratio", "required", ""):
+        table.add_column(name, justify="right" if name in ("figure", "ratio") else "left", no_wrap=True)
     for one in figures:
         table.add_row(one.name, _number(one.value), one.unit, _ratio(one), one.required, _verdict(one))
     console = Console(highlight=False)

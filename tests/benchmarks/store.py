@@ -5,7 +5,6 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 
@@ -29,7 +28,7 @@ class Searches:
     async def count(self) -> int:
         """How many there are; none where there is no table yet."""
         with contextlib.suppress(asyncpg.UndefinedTableError):
-            return int(await self._fetch("count(*)"))
+            return int(await self._connection.fetchval("SELECT count(*) FROM searches"))
         return 0
 
     async def arrived(self, number: int, seconds: float = 120.0) -> int:
@@ -39,18 +38,18 @@ class Searches:
             TimeoutError: they are not.
         """
         async with asyncio.timeout(seconds):
-            while (found := await self.count()) <= number - BATCH_SEARCHES:
+            while (found := await self.count()) <= number - BATCH_SEARCHES:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_SECONDS)
         return found
 
     async def assert_each_once(self, first_ticket: int, number: int) -> None:
         """Exactly these are there: the feeder gives each search a ticket of its own."""
-        found = [int(await self._fetch(what)) for what in ("count(*)", "count(DISTINCT ticket)", "min(ticket)", "max(ticket)")]  # fmt: skip
-        wanted = [number, number, first_ticket, first_ticket + number - 1]
-        assert found == wanted, f"searches, tickets, first and last ticket are {found}, not {wanted}"
-
-    async def _fetch(self, what: str) -> Any:
-        return await self._connection.fetchval(f"SELECT {what} FROM searches")
+        found = await self._connection.fetchrow(
+            "SELECT count(*), count(DISTINCT ticket), min(ticket), max(ticket) FROM searches"
+        )
+        wanted = number, number, first_ticket, first_ticket + number - 1
+        assert found is not None
+        assert tuple(found) == wanted, f"searches, tickets, first and last ticket are {tuple(found)}, not {wanted}"
 
 
 class Store:

@@ -1,4 +1,4 @@
-"""How many searches a second are kept without loss for as long as they come, alone and with children to pass them on to."""
+"""How many searches a second are kept without loss for as long as they come, and with children to pass them on to."""
 
 import asyncio
 import dataclasses
@@ -32,10 +32,11 @@ async def figures(store: Store, scale: Scale) -> list[Figure]:
     """The highest rate of those tried, without children and with them."""
     alone = await _highest(store, scale, children=0)
     required = f"at least {RATE:,} {UNIT}"
-    with_children = await _highest(store, scale, scale.children)
+    forwarding = await _highest(store, scale, scale.children)
+    ratio = forwarding / alone if alone else None
     return [
         Figure("sustained without loss", alone, UNIT, required=required, met=alone >= RATE),
-        Figure(f"the same with {scale.children} children", with_children, UNIT, with_children / alone if alone else 0.0),
+        Figure(f"the same with {scale.children} children", forwarding, UNIT, ratio),
     ]
 
 

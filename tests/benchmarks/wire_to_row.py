@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+
 from tests.benchmarks import feed, listeners, measure
 from tests.benchmarks.feed import Feed
 from tests.benchmarks.listeners import Listener
@@ -57,9 +58,7 @@ async def _predecessor(store: Store, feeder: Feed, scale: Scale) -> float:
     async with store.searches(migrated=False) as searches:
         number = scale.predecessor_warm_up + scale.predecessor_searches
         async with listeners.predecessor(feeder, searches.dsn, store.folder()) as listener:
-            rate = await _measured(
-                feeder, listener, searches, scale.predecessor_warm_up, scale.predecessor_searches
-            )
+            rate = await _measured(feeder, listener, searches, scale.predecessor_warm_up, scale.predecessor_searches)
             await listener.stop()
         assert await searches.count() == number
     return rate
