@@ -23,7 +23,7 @@ class Pace:
     clock_seconds: float = 60.0
     first_retry_seconds: float = 0.5
     last_retry_seconds: float = 30.0
-    patience_seconds: float = 5.0
+    patience_seconds: float = 30.0  # a machine that was reset is back before the server has missed it
 
 
 @dataclasses.dataclass

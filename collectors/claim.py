@@ -185,6 +185,7 @@ async def _lock(
 ) -> None:
     clock = asyncio.get_running_loop().time
     started = clock()
+    told = False
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", lock_key(client_id)):
         waited = clock() - started
         if previous is not None and await previous.held_by_ghost(connection):
@@ -192,4 +193,7 @@ async def _lock(
                 raise AlreadyClaimed(client_id)
         elif waited >= patience_seconds:
             raise AlreadyClaimed(client_id)
+        if not told:
+            told = True
+            logger.info('the client id "%s" is held by another session: waiting for it to end', client_id)
         await asyncio.sleep(RETRY_SECONDS)

@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 from asyncpg import exceptions
 
-from collectors import ghost
+from collectors import ghost, privacy
 from collectors.assignment import Assignment, Bell, Pace, State
 from collectors.backlog import Backlog
 from collectors.claim import KEEPALIVE_SECONDS, LOCK_TIMEOUT, AlreadyClaimed, Claim, Connect, FencedOff, is_fenced
@@ -213,7 +213,7 @@ class Writer:
         state.connected, state.since, state.error = True, time.time(), None
 
     def _note_failure(self, error: Exception) -> None:
-        logger.debug("the connection ended", exc_info=error)
+        logger.debug("the connection ended: %s at %s", privacy.describe(error), privacy.whereabouts(error))
         state, words = self.state, _in_words(error)
         if state.last_batch_at is not None and state.last_batch_at > state.since:
             self._failures = 0  # it worked for a while

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -133,10 +132,8 @@ async def test_a_second_collector_of_one_client_id_says_so_and_ends(database: st
         for key in keys.iterdir():
             (keys_there / key.name).touch(mode=0o600)
             (keys_there / key.name).write_bytes(key.read_bytes())
-        began = time.monotonic()
         second = Collector("another-account", f"{host}:{port}", other, "--database-url", database)
-        await until(lambda: second.ended, seconds=30)
+        await until(lambda: second.ended, seconds=90)
         assert 'already uses the client id "proof"' in second.said()
         assert "Traceback" not in second.said()
-        assert time.monotonic() - began < 30
         assert network.server.logins["another-account"] == 0
