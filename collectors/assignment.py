@@ -34,7 +34,6 @@ class State:
         since: when it became connected or disconnected.
         error: why it is not connected, in words that hold no secret.
         rows: searches stored since the start.
-        rows_per_second: between the last two batches.
         dropped: searches that the database could not take, by reason; each is a recorded gap.
         backlog: what waited in the spool when it was last looked at.
     """
@@ -44,11 +43,9 @@ class State:
     error: str | None = None
     last_batch_at: float | None = None
     rows: int = 0
-    rows_per_second: float = 0.0
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
     backlog: Depth | None = None
     clock: ClockReading | None = None
-    database_id: uuid.UUID | None = None
 
 
 class Bell:

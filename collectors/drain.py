@@ -52,7 +52,6 @@ class Drain:
         self._delivery = self._deliver_over(self._connection)
         self._flights = Flights(self._delivery, self._open_another, self._note_landed)
         self._database_id: uuid.UUID = await self._connection.fetchval("SELECT database_id FROM database_identity")
-        self._to.state.database_id = self._database_id
         await self._measure_clock()
         self._older = await reconcile.reconcile(self._connection, self._delivery, self._database_id, self._to)
 
@@ -95,10 +94,8 @@ class Drain:
         return batch
 
     def _note_landed(self, batch: Batch, rows: int) -> None:
-        state, now = self._to.state, time.time()
-        state.rows += rows
-        state.rows_per_second = rows / max(now - (state.last_batch_at or state.since), 0.001)
-        state.last_batch_at = now
+        self._to.state.rows += rows
+        self._to.state.last_batch_at = time.time()
         self._noting = asyncio.create_task(self._acknowledge(batch, self._noting))
 
     async def _acknowledge(self, batch: Batch, earlier: asyncio.Task[None] | None) -> None:

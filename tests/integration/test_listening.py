@@ -107,6 +107,16 @@ async def test_everything_sent_is_heard_exactly_once() -> None:
         assert {row[:2] for row in listener.heard} == {one.identity[:2] for one in sent}
 
 
+async def test_what_had_come_before_the_end_is_heard(quiet: SimulatedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REST_SECONDS", 60.0)
+    async with listening(quiet) as listener:
+        await placed(quiet, listener)
+        for ticket in range(1, 50):  # while the reading rests
+            await quiet.send(("late", ticket, "the last words"))
+        await asyncio.sleep(0)
+    assert len(listener.heard) == 50
+
+
 async def test_no_string_loses_a_search(quiet: SimulatedNetwork) -> None:
     async with listening(quiet) as listener:
         await placed(quiet, listener)

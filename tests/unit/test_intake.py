@@ -56,6 +56,12 @@ def test_a_search_becomes_a_row(house: House) -> None:
     assert house.counts == Counts(kept=2)
 
 
+def test_a_search_is_of_the_moment_that_is_told(house: House) -> None:
+    assert house.hear(Source.DISTRIBUTED, "anna", 7, "one", 0, NOW - 2.25)
+    assert [row[0] for row in house.intake.take()] == [1_699_999_998_250]
+    assert house.intake.last_heard == NOW - 2.25
+
+
 def test_the_same_search_again_is_counted_and_not_kept(house: House) -> None:
     assert house.hear(Source.DISTRIBUTED, "anna", 7, "miles davis")
     house.now += 59
