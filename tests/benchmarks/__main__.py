@@ -17,7 +17,7 @@ from tests.benchmarks.store import Store
 QUICK = (
     wire_to_row.Scale(runs=1, warm_up=5_000, searches=20_000, predecessor_searches=10_000),
     sustained.Scale(seconds=1.0, doublings=1, bisections=0),
-    everyday.Scale(seconds=3.0),
+    everyday.Scale(warm_up=3_000, seconds=3.0),
     drain.Scale(runs=1, searches=50_000),
 )
 WHOLE = (wire_to_row.Scale(), sustained.Scale(), everyday.Scale(), drain.Scale())

@@ -484,12 +484,12 @@ async def test_a_network_obeys_a_socket(tmp_path: Path) -> None:
         await until(lambda: client.heard)
         assert await tell("fault kick") == {"done": True}
         await until(lambda: client.kicked)
+    await until(lambda: any("searches so far" in line for line in said))
     assert await tell("quit") == {"done": True}
     await asyncio.wait_for(running, 5)
     writer.close()
     await writer.wait_closed()
     assert not path.exists()
-    assert any("searches so far" in line for line in said)
 
 
 async def test_a_network_runs_for_a_while() -> None:
