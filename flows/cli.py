@@ -14,6 +14,12 @@ from flows.complaints import complaint
 COMMANDS = {
     "start": "flows.commands.start:start",
     "status": "flows.commands.status:status",
+    "archive": "flows.commands.archive:archive",
+    "archives": "flows.commands.archives:archives",
+    "restore": "flows.commands.restore:restore",
+    "backfill": "flows.commands.backfill:backfill",
+    "import": "flows.commands.import_:import_",
+    "retain": "flows.commands.retain:retain",
     "simulate": "flows.commands.simulate:simulate",
     "demo": "flows.commands.demo:demo",
     "migrate": "flows.commands.migrate:migrate",

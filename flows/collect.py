@@ -17,14 +17,13 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.objects import State, StateType
-from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from rich.console import Console
 
 from collectors import claim, collector, spool, summary
 from collectors.settings import CollectorSettings
-from flows import options
+from flows import options, run_logs
 from flows.complaints import complaint
 
 FIRST_SUMMARY_SECONDS = 10.0
@@ -64,7 +63,7 @@ async def collect(client_id: str) -> State[Any]:
 
 
 async def _listen(listening: collector.Collector, logger: Logger) -> None:
-    with _terminated_gently(listening), _warnings_shown():
+    with _terminated_gently(listening), run_logs.warnings_shown():
         accompanying = asyncio.create_task(_accompany(listening, logger), name="prefect")
         try:
             await listening.run()
@@ -87,20 +86,6 @@ def _terminated_gently(listening: collector.Collector) -> Iterator[None]:
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, prefects)
-
-
-@contextlib.contextmanager
-def _warnings_shown() -> Iterator[None]:
-    """Show in the Prefect UI what the collector warns of; of itself Prefect shows what is said to its own loggers."""
-    shown = APILogHandler(level=logging.WARNING)
-    loggers = [logging.getLogger(room) for room in ("collectors", "soulseek_research")]
-    for logger in loggers:
-        logger.addHandler(shown)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(shown)
 
 
 def _fall_silent(console: Console) -> None:

@@ -53,7 +53,7 @@ def read(model: type[SettingsT], flags: dict[str, Any]) -> SettingsT:
 def _option(model: type[BaseSettings], name: str) -> Callable[[Command], Command]:
     field = model.model_fields[name]
     kind = _plain_type(field.annotation)
-    default = "" if field.default in (None, PydanticUndefined) else f"default: {field.default}; "
+    default = "" if field.default in (None, "", PydanticUndefined) else f"default: {field.default}; "
     text = f"{field.description or ''}  [{default}env: {_variable(model, name)}]".strip()
     if kind is bool:
         return click.option(f"--{_dashed(name)}/--no-{_dashed(name)}", name, default=None, help=text)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -87,7 +88,7 @@ class PrefectServer:
 
     def deploy(self) -> list[dict[str, Any]]:
         """Deploy everything that stands in the checkout's prefect.yaml, and return what there is now."""
-        for pool in ("eu", "us"):
+        for pool in ("eu", "us", "archive"):
             if not self.post("work_pools/filter", work_pools={"name": {"any_": [pool]}}):
                 self.post("work_pools/", name=pool, type="process")
         self.call("-m", "prefect", "--no-prompt", "deploy", "--all", cwd=CHECKOUT, environment={})
@@ -116,10 +117,27 @@ class PrefectServer:
         """Ask the API, or tell it something."""
         return self._ask("POST", path, json=body)
 
-    def start_run(self, deployment: str) -> str:
+    def start_run(self, deployment: str, **parameters: Any) -> str:
         """Start a run of a deployment, now, and return its id."""
         found = self.get(f"deployments/name/{deployment}")
-        return str(self.post(f"deployments/{found['id']}/create_flow_run")["id"])
+        return str(self.post(f"deployments/{found['id']}/create_flow_run", parameters=parameters)["id"])
+
+    def all_of(self, what: str) -> Iterator[dict[str, Any]]:
+        """Everything that the API tells of `flow_runs`, `artifacts`, `logs` ..."""
+        offset = 0
+        while page := self.post(f"{what}/filter", limit=100, offset=offset):
+            yield from page
+            offset += len(page)
+
+    def told(self) -> Iterator[Any]:
+        """Everything that the API tells anybody who asks."""
+        for what in ("flow_runs", "task_runs", "deployments", "artifacts", "logs"):
+            yield from self.all_of(what)
+        events = self.post("events/filter")
+        yield events
+        while events["next_page"]:
+            events = self.get(events["next_page"])
+            yield events
 
     def state(self, run: str) -> dict[str, Any]:
         """The state of a run: `type`, `name`, `message`."""

@@ -6,11 +6,13 @@ import enum
 import re
 import socket
 import struct
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 
 COMMIT = re.compile(rb"Q\x00\x00\x00.COMMIT;?\x00", re.DOTALL)
+COPY_OUT = re.compile(rb"COPY .+ TO STDOUT", re.DOTALL)
 
 
 class AtCommit(enum.Enum):
@@ -34,6 +36,8 @@ class Proxy:
         self.flowing.set()
         self.at_commit: AtCommit | None = None
         self.commits_broken = 0
+        # What to do once, when a COPY … TO STDOUT has told its client so many bytes.
+        self.at_copied: tuple[int, Callable[[], None]] | None = None
 
     @property
     def dsn(self) -> str:
@@ -123,6 +127,7 @@ class _Link:
         self._proxy = proxy
         self._client, self._server = client, server
         self._deaf = False  # the client no longer hears the server
+        self._copied: int | None = None  # bytes since a COPY … TO STDOUT began
         self.is_forgotten = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -155,14 +160,27 @@ class _Link:
                 self._proxy.commits_broken += 1
                 await self._break(fault, data)
                 return
+            if COPY_OUT.search(data):
+                self._copied = 0
             self._server[1].write(data)
             await self._drain(self._server[1])
 
     async def _downward(self) -> None:
         while data := await self._read(self._server[0]):
+            await self._count(len(data))
             if not self._deaf:
                 self._client[1].write(data)
                 await self._drain(self._client[1])
+
+    async def _count(self, number: int) -> None:
+        if self._copied is None or self._proxy.at_copied is None:
+            return
+        self._copied += number
+        limit, act = self._proxy.at_copied
+        if self._copied > limit:
+            self._proxy.at_copied = None
+            act()
+            await self._proxy.flowing.wait()
 
     async def _break(self, fault: AtCommit, data: bytes) -> None:
         if fault is AtCommit.RESET_BEFORE:

@@ -52,13 +52,20 @@ class Location:
         return await database.connect(self._dsn, role=role, **options)
 
     @contextlib.asynccontextmanager
-    async def session(self, role: Role | None = None) -> AsyncIterator[asyncpg.Connection]:
+    async def session(
+        self, role: Role | None = None, *, command_timeout: float | None = COMMAND_SECONDS, **options: Any
+    ) -> AsyncIterator[asyncpg.Connection]:
         """A connection for one command: whatever goes wrong with it is one line for people.
+
+        Args:
+            role: Whose rights are enough.
+            command_timeout: Seconds to wait for any single statement; None waits for ever.
+            options: Those of `database.connect`.
 
         Raises:
             StorageError: As from `connect`; or the login lacks a right, or the connection was lost.
         """
-        connection = await self.connect(role, command_timeout=COMMAND_SECONDS)
+        connection = await self.connect(role, command_timeout=command_timeout, **options)
         try:
             yield connection
         except exceptions.InsufficientPrivilegeError as error:

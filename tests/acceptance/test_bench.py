@@ -27,6 +27,12 @@ def test_it_runs_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "peak memory at 100 searches/s",
         "drain of a full spool",
         "COPY of the same rows from memory",
+        "archive of a month, the whole command",
+        "bare COPY of the same month",
+        "the predecessor's way to archive it",
+        "peak memory of the archive",
+        "the month as a file",
+        "of that, query",
     } <= set(figures)
     shown = capsys.readouterr().out
     assert all(name in shown for name in figures)

@@ -2,13 +2,8 @@
 
 import asyncio
 import contextlib
-import dataclasses
-import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,57 +12,16 @@ import pytest
 
 from soulseek_research.simulation.network import SimulatedNetwork
 from tests import databases
+from tests.command_line import COMMAND, NOWHERE, SECRET, assert_refused, run, surroundings
 from tests.conftest import open_folder
 from tests.ports import free_port
 from tests.program import Program, until
-
-SECRET = "correct-horse-battery-staple"
-NOWHERE = f"postgresql://u:{SECRET}@127.0.0.1:1/nowhere"
-COMMAND = [sys.executable, "-m", "flows.cli"]
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with open_folder() as folder:
         yield folder
-
-
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """A command that has ended."""
-
-    code: int
-    said: str
-    complained: str
-
-    @property
-    def json(self) -> Any:
-        assert self.code == 0, self.complained
-        return json.loads(self.said)
-
-
-def run(folder: Path, *arguments: str, stdin: str = "", **environment: str) -> Done:
-    """Run a command in a folder, which is its home too."""
-    done = subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, env=surroundings(folder) | environment,
-        input=stdin, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-def surroundings(folder: Path) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SOULSEEK_RESEARCH_")}
-    return inherited | {"HOME": str(folder), "XDG_DATA_HOME": str(folder / "data")}
-
-
-def assert_refused(done: Done, words: str) -> None:
-    """It says in one line what is wrong, and repeats no secret."""
-    assert done.code in (1, 2)
-    assert done.complained.startswith("soulseek-research: ")
-    assert done.complained.count("\n") == 1
-    assert words in done.complained
-    assert done.said == ""
-    assert SECRET not in done.complained
 
 
 @pytest.mark.parametrize(

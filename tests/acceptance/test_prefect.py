@@ -108,7 +108,7 @@ async def live(server: PrefectServer, folder: Path) -> Life:
         second=second,
         unfit=unfit,
         artifacts=artifacts,
-        logs=[one["message"] for one in all_of(server, "logs") if one["flow_run_id"] == run],
+        logs=[one["message"] for one in server.all_of("logs") if one["flow_run_id"] == run],
         ended=(ended, ended_after),
         task_runs=server.post("task_runs/count"),
         sent=forwarded(network),
@@ -173,7 +173,7 @@ def shown(server: PrefectServer, run: str) -> list[dict[str, Any]]:
 
 def leaks(server: PrefectServer) -> list[str]:
     """Where a searcher, the account or a secret stands: in any file that was written, and in all that the API tells."""
-    answers = json.dumps(list(told(server)), ensure_ascii=False)
+    answers = json.dumps(list(server.told()), ensure_ascii=False)
     assert "aioslsk.network" in answers, "it tells what was logged at DEBUG"
     (server.folder / "answers.json").write_text(answers)
     keys = [json.loads(path.read_text())["secret"] for path in server.folder.glob("data/keys/*.key")]
@@ -183,30 +183,14 @@ def leaks(server: PrefectServer) -> list[str]:
     return [line for line in named if not line.startswith(own) and not line.endswith(f"/workspace.json:{ACCOUNT}")]
 
 
-def told(server: PrefectServer) -> Iterator[Any]:
-    for what in ("flow_runs", "deployments", "artifacts", "logs"):
-        yield from all_of(server, what)
-    events = server.post("events/filter")
-    yield events
-    while events["next_page"]:
-        events = server.get(events["next_page"])
-        yield events
-
-
-def all_of(server: PrefectServer, what: str) -> Iterator[dict[str, Any]]:
-    offset = 0
-    while page := server.post(f"{what}/filter", limit=100, offset=offset):
-        yield from page
-        offset += len(page)
-
-
 def test_it_is_deployed_for_each_region_and_safely_again(life: Life) -> None:
     for deployments in life.deployed:
-        assert {(one["name"], one["work_pool_name"], one["parameters"]["client_id"]) for one in deployments} == {
+        collectors = [one for one in deployments if "collector" in one["tags"]]
+        assert {(one["name"], one["work_pool_name"], one["parameters"]["client_id"]) for one in collectors} == {
             ("eu", "eu", "eu"),
             ("us", "us", "us"),
         }
-        assert all(one["entrypoint"] == "flows.collect.collect" for one in deployments)
+        assert all(one["entrypoint"] == "flows.collect.collect" for one in collectors)
         # Nothing of the machine that deploys is in it.
         assert str(CHECKOUT) not in json.dumps(deployments)
     first, second = life.deployed

@@ -1,5 +1,6 @@
 """Figures, and what they are read from: a process's time on the processors, its memory, the machine. Linux only."""
 
+import contextlib
 import dataclasses
 import os
 import platform
@@ -40,6 +41,10 @@ def at_least(figure: Figure, ratio: float, least: float, words: str) -> Figure:
     return dataclasses.replace(figure, ratio=ratio, required=words, met=ratio >= least)
 
 
+def at_most_times(figure: Figure, ratio: float, most: float, words: str) -> Figure:
+    return dataclasses.replace(figure, ratio=ratio, required=words, met=ratio <= most)
+
+
 def at_most(figure: Figure, most: float) -> Figure:
     return dataclasses.replace(figure, required=f"at most {most:g} {figure.unit}", met=figure.value <= most)
 
@@ -55,6 +60,19 @@ def cpu_seconds(pid: int) -> float:
 def peak_megabytes(pid: int) -> float:
     """The most memory that a process ever had in RAM."""
     return _status_kilobytes(pid, "VmHWM") * 1024 / MEGABYTE
+
+
+def family_peaks(pid: int) -> dict[int, float]:
+    """The peak memory, in megabytes, of a process and of each that descends from it, as far as they live."""
+    peaks: dict[int, float] = {}
+    pids = [pid]
+    for one in pids:
+        # One may end while it is looked at; then it has no memory, or is not there.
+        with contextlib.suppress(OSError, StopIteration):
+            peaks[one] = peak_megabytes(one)
+            for task in Path(f"/proc/{one}/task").iterdir():
+                pids += map(int, (task / "children").read_text().split())
+    return peaks
 
 
 def resident_megabytes(pid: int) -> float:

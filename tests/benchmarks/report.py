@@ -13,7 +13,7 @@ from tests.benchmarks.measure import Figure
 
 
 def show(figures: Sequence[Figure], machine: Mapping[str, Any]) -> None:
-    table = Table(title="soulseek-research, from the wire to the committed row", title_justify="left")
+    table = Table(title="soulseek-research, measured side by side", title_justify="left")
     for name in ("", "figure", "unit", "ratio", "required", ""):
         table.add_column(name, justify="right" if name in ("figure", "ratio") else "left", no_wrap=True)
     for one in figures:

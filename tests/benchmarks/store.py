@@ -62,10 +62,20 @@ class Store:
     @contextlib.asynccontextmanager
     async def searches(self, *, migrated: bool = True) -> AsyncIterator[Searches]:
         """The table of a fresh database."""
-        async with databases.fresh(self._dsn) as dsn, databases.connected(dsn) as connection:
+        async with self.database() as dsn, databases.connected(dsn) as connection:
             if migrated:
                 await migrations.migrate(connection)
             yield Searches(connection, dsn)
+
+    def database(self) -> contextlib.AbstractAsyncContextManager[str]:
+        """The DSN of a fresh database."""
+        return databases.fresh(self._dsn)
+
+    @contextlib.asynccontextmanager
+    async def copied(self, dsn: str) -> AsyncIterator[str]:
+        """The DSN of a copy of a database to which nobody is connected."""
+        async with databases.fresh(self._dsn, f"TEMPLATE {databases.name_of(dsn)} STRATEGY FILE_COPY") as copy:
+            yield copy
 
     def folder(self) -> Path:
         """A new folder, gone with the store."""

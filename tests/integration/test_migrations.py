@@ -95,9 +95,8 @@ async def test_check_says_what_is_missing_and_what_to_run(empty_database: str) -
             await migrations.check(connection)
         await migrations.migrate(connection)
         await connection.execute("DELETE FROM schema_migrations WHERE version >= 2")
-        with pytest.raises(
-            StorageError, match=r"lacks migration 0002_collectors and 1 more: run `soulseek-research mig"
-        ):
+        others = len(migrations.landed()) - 2
+        with pytest.raises(StorageError, match=f"lacks migration 0002_collectors and {others} more: run `soulseek-re"):
             await migrations.check(connection)
 
 

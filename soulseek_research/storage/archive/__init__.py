@@ -1,0 +1,1 @@
+"""Finished months: sealed, exported, verified, recorded, dropped, and brought back."""

@@ -1,0 +1,205 @@
+"""A sealed table becomes a file in every place: one COPY, compressed as it comes, never on disk uncompressed."""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import asyncpg
+import polars as pl
+import pyarrow as pa
+
+from soulseek_research.storage import queries
+from soulseek_research.storage.archive import catalogue, formats, layout, locks, overlap, progress, recording
+from soulseek_research.storage.archive.catalogue import Part, State
+from soulseek_research.storage.archive.checksum import Measured
+from soulseek_research.storage.archive.destination import Destination, Writer
+from soulseek_research.storage.archive.errors import ArchiveError
+from soulseek_research.storage.archive.formats import Encoder
+from soulseek_research.storage.archive.settings import Format
+from soulseek_research.storage.archive.work import Work
+
+PIECE_BYTES = 8 << 20
+GROUP_ROWS = 500_000
+# asyncpg wakes for every 8 KB that PostgreSQL sends, which costs more than all else that it does with them. So short a
+# wait lets ten times as much come together, and no more than fits the socket's buffer: PostgreSQL does not wait.
+GATHER_SECONDS = 0.001
+
+
+async def export(work: Work, part: Part) -> Part:
+    """Write a part's file to every destination, unless it is there.
+
+    Args:
+        work: The database and the destinations.
+        part: What `sealing.seal` returned.
+
+    Returns:
+        The part as it is then: `exported` or further.
+
+    Raises:
+        ArchiveError: It cannot be written; nothing stands under the file's name that did not stand there before.
+        StorageError: The database cannot be asked.
+    """
+    async with locks.month_session(work.database, part.month) as connection:
+        part = await catalogue.part(connection, part.month, part.number)
+        if await asyncio.to_thread(_is_there, work, part):
+            return part
+        began = time.monotonic()
+        form = work.settings.archive_format
+        name = layout.file_name(part.month, part.number, form)
+        await asyncio.to_thread(_make_sure, work.destinations, name, part)
+        if part.state is not State.SEALED:
+            part = await catalogue.change(connection, part, state=State.SEALED)
+        table = part.table_name
+        assert table is not None, "migration 0004 keeps the rows somewhere"
+        show = progress.paced(work.report, "export", await _expected_rows(connection, table))
+        query, options = formats.copy_options(form)
+        async with overlap.entered(_created(work.destinations, name, form)) as (file, encoder):
+            exported = _Export(file, encoder, show)
+            await exported.run(connection, queries.load(query).format(table=table), options)
+        sizes = await asyncio.to_thread(_column_sizes, work.destinations[0], name, form)
+        return await catalogue.change(
+            connection,
+            part,
+            state=State.EXPORTED,
+            format=form,
+            file_path=name,
+            places=[destination.url for destination in work.destinations],
+            record_count=exported.measured.tally.rows,
+            file_size=file.size,
+            sha256=file.digest.hexdigest(),
+            checksum=exported.measured.checksum_text,
+            tally=exported.measured.tally.to_json(),
+            key_ids=sorted(exported.key_ids),
+            table_size=await connection.fetchval("SELECT pg_table_size($1::regclass)", f"public.{table}"),
+            column_sizes=sizes,
+            seconds=part.seconds + time.monotonic() - began,
+        )
+
+
+def _is_there(work: Work, part: Part) -> bool:
+    if part.state in (State.ARCHIVED, State.EXPIRED):
+        return True
+    if part.state is State.SEALED or part.file_path is None:
+        return False
+    urls = [destination.url for destination in work.destinations]
+    return list(part.places) == urls and all(
+        destination.size(part.file_path) == part.file_size for destination in work.destinations
+    )
+
+
+def _make_sure(destinations: Sequence[Destination], name: str, part: Part) -> None:
+    """Find out before hours of work what stands in the way: a place that takes no files, or somebody's archive."""
+    for destination in destinations:
+        destination.check()
+        found = recording.read_manifest(destination, name)
+        if found is None:
+            continue
+        if found.sha256 != part.sha256:
+            raise ArchiveError(
+                f"{destination.url} already holds an archive {name} that this database does not know: "
+                "adopt it (`soulseek-research archives adopt`), move it away, or archive to another place"
+            )
+        # Of this very part, whose recording was cut short; its file has gone since, and the next one is another.
+        destination.delete(layout.manifest_name(name))
+
+
+async def _expected_rows(connection: asyncpg.Connection, table: str) -> int | None:
+    estimate = await connection.fetchval("SELECT reltuples::bigint FROM pg_class WHERE oid = $1::regclass", table)
+    return estimate if estimate >= 0 else None
+
+
+def _column_sizes(destination: Destination, name: str, form: Format) -> dict[str, int] | None:
+    with destination.open(name) as file:
+        return formats.column_sizes(file, form)
+
+
+class _File:
+    """Writes to all places at once, and knows what was written."""
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self._writers = writers
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.closed = False  # Arrow asks
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        for writer in self._writers:
+            writer.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Arrow flushes; each place does so when it closes."""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@contextlib.contextmanager
+def _created(destinations: Sequence[Destination], name: str, form: Format) -> Iterator[tuple[_File, Encoder]]:
+    with contextlib.ExitStack() as stack:
+        file = _File([stack.enter_context(destination.create(name)) for destination in destinations])
+        yield file, stack.enter_context(formats.open_encoder(file, form))
+
+
+class _Export:
+    """One COPY on its way into a file: received in the event loop, parsed in one thread, compressed in another."""
+
+    def __init__(self, file: _File, encoder: Encoder, show: Callable[[int, int], None]) -> None:
+        self._encoder = encoder
+        self._show = show
+        self._received: list[bytes] = []
+        self._received_bytes = 0
+        self._rows_in_group = 0
+        self.file = file
+        self.measured = Measured()
+        self.key_ids: set[str] = set()
+
+    async def run(self, connection: asyncpg.Connection, query: str, options: dict[str, Any]) -> None:
+        async with overlap.beside() as self._writing, overlap.beside() as self._parsing:
+            await connection.copy_from_query(query, output=self._receive, **options)
+            await self._parse_received()
+            await self._parsing.finish()
+            await self._write_group()
+
+    async def _receive(self, data: bytes) -> None:
+        """Take some whole rows: PostgreSQL sends each as a message of its own, and asyncpg keeps messages whole."""
+        self._received.append(data)
+        self._received_bytes += len(data)
+        if self._received_bytes >= PIECE_BYTES:
+            await self._parse_received()
+        else:
+            await asyncio.sleep(GATHER_SECONDS)
+
+    async def _parse_received(self) -> None:
+        await self._parsing.finish()
+        if self._rows_in_group >= GROUP_ROWS:
+            await self._write_group()
+        if self._received:
+            await self._parsing.start(self._parse, b"".join(self._received))
+            self._received, self._received_bytes = [], 0
+        self._show(self.measured.tally.rows, self.file.size)
+
+    def _parse(self, piece: bytes) -> None:
+        try:
+            frame = self._encoder.take(piece)
+        except (pl.exceptions.PolarsError, pa.ArrowException) as error:
+            # Its text may quote a row.
+            raise ArchiveError(f"what PostgreSQL sent cannot be read ({type(error).__name__})") from None
+        self.measured.add(frame)
+        self._learn_keys(frame["username"])
+        self._rows_in_group += frame.height
+
+    def _learn_keys(self, usernames: pl.Series) -> None:
+        for key_id in self.key_ids:
+            usernames = usernames.filter(~usernames.str.starts_with(f"{key_id}."))
+        named = usernames.filter(usernames.str.contains(".", literal=True))
+        self.key_ids.update(named.str.split(".").list.first().unique())
+
+    async def _write_group(self) -> None:
+        await self._writing.start(self._encoder.write, self._encoder.group())
+        self._rows_in_group = 0

@@ -1,0 +1,123 @@
+"""Each file is read back, and compared with what was streamed and with what PostgreSQL counts by itself."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import BinaryIO
+
+import asyncpg
+
+from soulseek_research.storage import queries
+from soulseek_research.storage.archive import catalogue, formats, locks, progress
+from soulseek_research.storage.archive.catalogue import Part, State
+from soulseek_research.storage.archive.checksum import Measured
+from soulseek_research.storage.archive.destination import Destination
+from soulseek_research.storage.archive.errors import ArchiveBusyError, ArchiveError
+from soulseek_research.storage.archive.tally import Tally
+from soulseek_research.storage.archive.work import Work
+
+READ_BYTES = 1 << 20
+
+
+async def verify(work: Work, part: Part) -> Part:
+    """Prove that the file of a part holds what its table holds, in every place.
+
+    Args:
+        work: The database and the destinations.
+        part: What `exporting.export` returned.
+
+    Returns:
+        The part as it is then: `verified` or further.
+
+    Raises:
+        ArchiveError: A file differs. The part is `sealed` again, and the next run writes it anew.
+        StorageError: The database cannot be asked.
+    """
+    async with locks.month_session(work.database, part.month) as connection:
+        part = await catalogue.part(connection, part.month, part.number)
+        if part.state is State.SEALED:
+            raise ArchiveError(f"{part.name} has no file yet: export it first")
+        if part.state is not State.EXPORTED:
+            return part
+        began = time.monotonic()
+        problem = await _difference(work, connection, part)
+        if problem is not None:
+            await catalogue.change(connection, part, state=State.SEALED)
+            raise ArchiveError(f"{part.name} was not archived, and stays in the database: {problem}")
+        assert part.tally is not None
+        return await catalogue.change(
+            connection,
+            part,
+            state=State.VERIFIED,
+            verified_at=datetime.now(UTC),
+            first_timestamp=_moment(part.tally.first_timestamp),
+            last_timestamp=_moment(part.tally.last_timestamp),
+            seconds=part.seconds + time.monotonic() - began,
+        )
+
+
+async def count_frozen(connection: asyncpg.Connection, table_name: str) -> Tally:
+    """Return what PostgreSQL counts of a frozen table."""
+    row = await connection.fetchrow(queries.load("tally").format(table=table_name), timeout=None)
+    assert row is not None
+    return Tally.from_json({name: None if value is None else int(value) for name, value in row.items()})
+
+
+def measure(destination: Destination, part: Part, show: Callable[[int, int], None] = lambda *_: None) -> Measured:
+    """Read a part's file in one place from its first row to its last. Blocks.
+
+    Raises:
+        ArchiveError: It cannot be read, or is not the file whose SHA-256 the catalogue has.
+    """
+    assert part.file_path is not None
+    assert part.format is not None
+    with destination.open(part.file_path) as file:
+        digest = sha256(file)
+        if digest != part.sha256:
+            raise ArchiveError(f"its SHA-256 is {digest}, and {part.sha256} was written")
+        file.seek(0)
+        measured = Measured()
+        for table in formats.batches(file, part.format):
+            measured.add(table)
+            show(measured.tally.rows, 0)
+    return measured
+
+
+def sha256(file: BinaryIO) -> str:
+    """Return the SHA-256 of what is left to read of a file, in hex."""
+    digest = hashlib.sha256()
+    while data := file.read(READ_BYTES):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+async def _difference(work: Work, connection: asyncpg.Connection, part: Part) -> str | None:
+    """In what a file differs from the stream or the table; None when they agree."""
+    assert part.table_name is not None
+    assert part.tally is not None
+    counting = asyncio.create_task(count_frozen(connection, part.table_name))
+    try:
+        for destination in work.destinations:
+            show = progress.paced(work.report, "verify", part.rows)
+            try:
+                measured = await asyncio.to_thread(measure, destination, part, show)
+            except ArchiveBusyError:
+                raise
+            except ArchiveError as error:
+                return f"{destination.url}/{part.file_path}: {error}"
+            differences = measured.tally.differences(part.tally)
+            if measured.checksum_text != part.checksum:
+                differences.append(f"checksum: {measured.checksum_text} and {part.checksum}")
+            if differences:
+                return f"{destination.url}/{part.file_path} differs from what was sent: {', '.join(differences)}"
+        differences = part.tally.differences(await counting)
+        return f"the file differs from the table: {', '.join(differences)}" if differences else None
+    finally:
+        counting.cancel()
+        await asyncio.wait([counting])
+
+
+def _moment(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
