@@ -23,8 +23,10 @@ LATER_MONTH = MONTH.plus(1)
 Row = tuple[Any, ...]
 
 
-def work(dsn: str, *places: Path, form: Format = Format.PARQUET, report: progress.Report = progress.nobody) -> Work:
-    """What every step is given, with archives in these folders."""
+def work(
+    dsn: str, *places: Path | str, form: Format = Format.PARQUET, report: progress.Report = progress.nobody
+) -> Work:
+    """What every step is given, with archives in these places."""
     settings = ArchiveSettings(archive=",".join(map(str, places)), archive_format=form)
     return works.work(Location(dsn), settings, report)
 

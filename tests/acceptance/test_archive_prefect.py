@@ -78,9 +78,10 @@ async def live(server: PrefectServer, folder: Path, server_dsn: str, template: s
         put_in_the_way(folder, PAST)
         # Also of months that are archived, in part or whole, and of one that is not over.
         runs["backfill"] = server.start_run("backfill/backfill", first=str(PAST), last=str(THIS_MONTH))
-        await asyncio.to_thread(server.ended, runs["backfill"])
+        # At the same time: where both want the same month, one waits for the other.
         runs["restore"] = server.start_run("restore/restore", month=str(MONTH))
-        await asyncio.to_thread(server.ended, runs["restore"])
+        for run in runs.values():
+            await asyncio.to_thread(server.ended, run)
         return Seen(
             deployments={one["name"]: one for one in deployments if "archive" in one["tags"]},
             runs={name: server.state(run) for name, run in runs.items()},

@@ -22,14 +22,23 @@ from click.testing import CliRunner, Result
 
 from collectors import cleaning
 from flows.commands.import_ import import_
-from soulseek_research.storage.archive import fingerprint, locks, predecessor, predecessor_csv, predecessor_database
+from soulseek_research.storage.archive import (
+    deleting,
+    fingerprint,
+    locks,
+    predecessor,
+    predecessor_csv,
+    predecessor_database,
+    restoring,
+    sealing,
+)
 from soulseek_research.storage.archive.errors import ArchiveBusyError, ArchiveError
 from soulseek_research.storage.archive.month import Month
 from soulseek_research.storage.archive.predecessor import Imported, Source
 from soulseek_research.storage.archive.progress import Progress
 from soulseek_research.storage.failures import DatabaseAwayError
 from soulseek_research.storage.location import Location
-from tests import databases
+from tests import databases, frozen
 from tests.program import Program
 
 TABLE = """
@@ -207,6 +216,25 @@ async def test_an_import_that_breaks_off_leaves_whole_months_and_is_resumed(
     assert await kept(here) == KEPT[:2]
     assert months(await from_table(database)) == [("2025-01", 1, 2, True), ("2025-03", 1, 4, False)]
     assert await kept(here) == KEPT
+
+
+async def test_an_imported_month_is_due_and_is_archived_and_restored_as_any_other(
+    old: asyncpg.Connection, database: str, here: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await fill(old, SOUND)
+    await from_table(database)
+    assert await sealing.due(here) == [Month(2025, 1), Month(2025, 3)]
+    before = await here.fetch("SELECT * FROM searches_all ORDER BY id")
+    work = frozen.work(database, tmp_path / "archive")
+    for month in await sealing.due(here):
+        (part,) = await frozen.archive(work, month)
+        assert part.key_ids == ["sha256"]
+        await deleting.delete(work, part)
+    assert await kept(here) == []
+    for month in (Month(2025, 1), Month(2025, 3)):
+        await restoring.restore(work, month)
+    assert await here.fetch("SELECT * FROM searches_all ORDER BY id") == before
+    assert all(one.already for one in (await from_table(database)).months)
 
 
 async def test_the_running_month_is_left_for_later(

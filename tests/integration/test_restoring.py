@@ -2,7 +2,7 @@ import asyncio
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from soulseek_research.storage.errors import StorageError
 from tests import databases, frozen
 from tests.frozen import LATER_MONTH, MONTH
 from tests.proxy import Proxy
+from tests.s3_server import S3Server
 
 # What PostgreSQL takes: everything but NUL and the halves of surrogate pairs.
 HOSTILE = (
@@ -80,6 +81,20 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def work(database: str, folder: Path) -> Work:
     return frozen.work(database, folder)
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a bucket."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3.bucket("months")
 
 
 async def _archived(work: Work, month: Month = MONTH) -> None:
@@ -270,6 +285,22 @@ async def test_a_file_that_is_not_sound_is_refused_and_another_copy_is_taken(
     assert await _tables(work) == []
 
 
+@pytest.mark.parametrize("form", Format)
+async def test_a_month_comes_back_from_an_object_store(
+    database: str, tmp_path: Path, bucket: str, form: Format
+) -> None:
+    here, away = tmp_path / "archive", f"{bucket}/{form}"
+    work = frozen.work(database, here, away, form=form)
+    everything = frozen.searches(5000)
+    await frozen.store(database, everything)
+    await _archived(work)
+    (part,) = await _parts(work)
+    assert list(part.places) == [str(here), away]
+    _flip(here / str(part.file_path))
+    await restoring.restore(work, MONTH)
+    assert await frozen.held(database) == everything
+
+
 @pytest.mark.parametrize("form", [Format.PARQUET, Format.CSV_ZST])
 @pytest.mark.parametrize("change", [{"query_bytes": 1}, {"rows": 1}, {}], ids=["tally", "rows", "checksum"])
 async def test_rows_that_are_not_those_that_were_archived_are_refused(
@@ -360,6 +391,27 @@ async def test_a_network_that_falls_silent_and_is_then_cut_does_not_hang(
         proxy.cut()
         with pytest.raises(StorageError):
             await restore
+
+
+async def test_a_restore_that_is_cancelled_leaves_nothing_and_lets_go_of_the_month(
+    database: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_file, "READ_ROWS", 500)
+    everything = frozen.searches(5000)
+    await frozen.store(database, everything)
+
+    def cancel(progress: Progress) -> None:
+        if progress.step == "restore" and progress.rows:
+            restore.cancel()
+
+    work = frozen.work(database, folder, report=cancel)
+    await _archived(work)
+    restore = asyncio.create_task(restoring.restore(work, MONTH))
+    with pytest.raises(asyncio.CancelledError):
+        await restore
+    assert await _tables(work) == []
+    await restoring.restore(frozen.work(database, folder), MONTH)
+    assert await frozen.held(database) == everything
 
 
 async def test_of_two_at_once_one_restores(database: str, work: Work) -> None:

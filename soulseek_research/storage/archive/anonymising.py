@@ -7,7 +7,6 @@ the old file.
 
 import asyncio
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -25,7 +24,7 @@ from soulseek_research.storage.archive import (
 )
 from soulseek_research.storage.archive.catalogue import Part, State
 from soulseek_research.storage.archive.checksum import Measured
-from soulseek_research.storage.archive.destination import Destination, Writer
+from soulseek_research.storage.archive.destination import Destination
 from soulseek_research.storage.archive.errors import ArchiveBusyError, ArchiveError
 from soulseek_research.storage.archive.fingerprint import Seen
 from soulseek_research.storage.archive.manifest import Manifest
@@ -33,6 +32,7 @@ from soulseek_research.storage.archive.progress import Progress
 from soulseek_research.storage.archive.rows import COLUMNS, SCHEMA
 from soulseek_research.storage.archive.settings import Format
 from soulseek_research.storage.archive.work import Work
+from soulseek_research.storage.archive.written import Written
 
 _USERNAME = COLUMNS.index("username")
 _COPY_BYTES = 1 << 20
@@ -88,28 +88,6 @@ def names_with_usernames(part: Part) -> list[str]:
     return [layout.file_name(part.month, part.number, form) for form in Format]
 
 
-class _Sink:
-    """What Arrow writes to: it leaves the closing to the destination, and knows what was written."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self.digest = hashlib.sha256()
-        self.size = 0
-        self.closed = False
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> int:
-        self.digest.update(data)
-        self.size += len(data)
-        self._writer.write(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """The destination does, when all is written."""
-
-    def close(self) -> None:
-        self.closed = True
-
-
 def _replace(destinations: Sequence[Destination], part: Part, seen: Seen) -> Manifest:
     """Write the new file and its manifest in every place; returns the manifest."""
     source, old = _sound(destinations, part)
@@ -147,7 +125,7 @@ def _write(source: Destination, target: Destination, old: Manifest, seen: Seen) 
     name = layout.file_name(old.month, old.part, old.format, usernames=False)
     before, after = Measured(), Measured()
     with source.open(old.file_name) as file, target.create(name) as writer:
-        sink = _Sink(writer)
+        sink = Written([writer])
         with formats.open_writer(sink, old.format) as anew:
             for table in formats.batches(file, old.format):
                 nameless = table.set_column(_USERNAME, SCHEMA.field(_USERNAME), pa.repeat("", table.num_rows))
@@ -164,7 +142,7 @@ def _write(source: Destination, target: Destination, old: Manifest, seen: Seen) 
         old,
         file_name=name,
         file_size=sink.size,
-        sha256=sink.digest.hexdigest(),
+        sha256=sink.sha256,
         checksum=after.checksum_text,
         tally=after.tally,
         key_ids=(),

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,11 +14,12 @@ from soulseek_research.storage import queries
 from soulseek_research.storage.archive import catalogue, formats, layout, locks, overlap, progress, recording
 from soulseek_research.storage.archive.catalogue import Part, State
 from soulseek_research.storage.archive.checksum import Measured
-from soulseek_research.storage.archive.destination import Destination, Writer
+from soulseek_research.storage.archive.destination import Destination
 from soulseek_research.storage.archive.errors import ArchiveError
 from soulseek_research.storage.archive.formats import Encoder
 from soulseek_research.storage.archive.settings import Format
 from soulseek_research.storage.archive.work import Work
+from soulseek_research.storage.archive.written import Written
 
 PIECE_BYTES = 8 << 20
 GROUP_ROWS = 500_000
@@ -69,7 +69,7 @@ async def export(work: Work, part: Part) -> Part:
             places=[destination.url for destination in work.destinations],
             record_count=exported.measured.tally.rows,
             file_size=file.size,
-            sha256=file.digest.hexdigest(),
+            sha256=file.sha256,
             checksum=exported.measured.checksum_text,
             tally=exported.measured.tally.to_json(),
             key_ids=sorted(exported.key_ids),
@@ -116,40 +116,17 @@ def _column_sizes(destination: Destination, name: str, form: Format) -> dict[str
         return formats.column_sizes(file, form)
 
 
-class _File:
-    """Writes to all places at once, and knows what was written."""
-
-    def __init__(self, writers: Sequence[Writer]) -> None:
-        self._writers = writers
-        self.size = 0
-        self.digest = hashlib.sha256()
-        self.closed = False  # Arrow asks
-
-    def write(self, data: bytes | bytearray | memoryview, /) -> int:
-        self.digest.update(data)
-        self.size += len(data)
-        for writer in self._writers:
-            writer.write(data)
-        return len(data)
-
-    def flush(self) -> None:
-        """Arrow flushes; each place does so when it closes."""
-
-    def close(self) -> None:
-        self.closed = True
-
-
 @contextlib.contextmanager
-def _created(destinations: Sequence[Destination], name: str, form: Format) -> Iterator[tuple[_File, Encoder]]:
+def _created(destinations: Sequence[Destination], name: str, form: Format) -> Iterator[tuple[Written, Encoder]]:
     with contextlib.ExitStack() as stack:
-        file = _File([stack.enter_context(destination.create(name)) for destination in destinations])
+        file = Written([stack.enter_context(destination.create(name)) for destination in destinations])
         yield file, stack.enter_context(formats.open_encoder(file, form))
 
 
 class _Export:
     """One COPY on its way into a file: received in the event loop, parsed in one thread, compressed in another."""
 
-    def __init__(self, file: _File, encoder: Encoder, show: Callable[[int, int], None]) -> None:
+    def __init__(self, file: Written, encoder: Encoder, show: Callable[[int, int], None]) -> None:
         self._encoder = encoder
         self._show = show
         self._received: list[bytes] = []

@@ -28,7 +28,8 @@ from soulseek_research.storage.archive import fingerprint
 from soulseek_research.storage.archive.errors import ArchiveBusyError, ArchiveError
 from soulseek_research.storage.archive.fingerprint import Seen
 from soulseek_research.storage.archive.month import Month
-from soulseek_research.storage.archive.predecessor import CHUNK_ROWS, SOURCE_NOT_KNOWN, Row, Source, Taker
+from soulseek_research.storage.archive.predecessor import CHUNK_ROWS, Source
+from soulseek_research.storage.archive.predecessor_rows import SOURCE_NOT_KNOWN, Row, Taker
 from soulseek_research.storage.archive.progress import Progress, Report
 
 NEEDED = ("timestamp", "client_id", "username", "query")

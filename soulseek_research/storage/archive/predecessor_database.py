@@ -12,16 +12,8 @@ from pydantic import Field, SecretStr
 from soulseek_research.storage import address, failures, queries
 from soulseek_research.storage.archive.errors import ArchiveError
 from soulseek_research.storage.archive.month import Month
-from soulseek_research.storage.archive.predecessor import (
-    CHUNK_ROWS,
-    EARLIEST,
-    NO_TIME,
-    TO_COME,
-    TOO_EARLY,
-    Row,
-    Source,
-    Taker,
-)
+from soulseek_research.storage.archive.predecessor import CHUNK_ROWS, Source
+from soulseek_research.storage.archive.predecessor_rows import EARLIEST, NO_TIME, TO_COME, TOO_EARLY, Row, Taker
 from soulseek_research.storage.archive.progress import Report
 from soulseek_research.storage.database import CONNECT_SECONDS
 from soulseek_research.storage.settings import StorageSettings

@@ -1,24 +1,21 @@
 """Each file is read back, and compared with what was streamed and with what PostgreSQL counts by itself."""
 
 import asyncio
-import hashlib
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import BinaryIO
 
 import asyncpg
 
 from soulseek_research.storage import queries
-from soulseek_research.storage.archive import catalogue, formats, locks, progress
+from soulseek_research.storage.archive import catalogue, fingerprint, formats, locks
 from soulseek_research.storage.archive.catalogue import Part, State
 from soulseek_research.storage.archive.checksum import Measured
 from soulseek_research.storage.archive.destination import Destination
 from soulseek_research.storage.archive.errors import ArchiveBusyError, ArchiveError
+from soulseek_research.storage.archive.fingerprint import Seen
+from soulseek_research.storage.archive.progress import Progress
 from soulseek_research.storage.archive.tally import Tally
 from soulseek_research.storage.archive.work import Work
-
-READ_BYTES = 1 << 20
 
 
 async def verify(work: Work, part: Part) -> Part:
@@ -65,32 +62,28 @@ async def count_frozen(connection: asyncpg.Connection, table_name: str) -> Tally
     return Tally.from_json({name: None if value is None else int(value) for name, value in row.items()})
 
 
-def measure(destination: Destination, part: Part, show: Callable[[int, int], None] = lambda *_: None) -> Measured:
+def measure(destination: Destination, part: Part, seen: Seen = lambda _: None) -> Measured:
     """Read a part's file in one place from its first row to its last. Blocks.
+
+    Args:
+        destination: The place.
+        part: Whose file, format and SHA-256.
+        seen: Told how many rows have been read so far; what it raises ends the reading.
 
     Raises:
         ArchiveError: It cannot be read, or is not the file whose SHA-256 the catalogue has.
     """
     assert part.file_path is not None
     assert part.format is not None
+    digest = fingerprint.sha256(destination, part.file_path, lambda _: seen(0))
+    if digest != part.sha256:
+        raise ArchiveError(f"its SHA-256 is {digest}, and {part.sha256} was written")
+    measured = Measured()
     with destination.open(part.file_path) as file:
-        digest = sha256(file)
-        if digest != part.sha256:
-            raise ArchiveError(f"its SHA-256 is {digest}, and {part.sha256} was written")
-        file.seek(0)
-        measured = Measured()
         for table in formats.batches(file, part.format):
             measured.add(table)
-            show(measured.tally.rows, 0)
+            seen(measured.tally.rows)
     return measured
-
-
-def sha256(file: BinaryIO) -> str:
-    """Return the SHA-256 of what is left to read of a file, in hex."""
-    digest = hashlib.sha256()
-    while data := file.read(READ_BYTES):
-        digest.update(data)
-    return digest.hexdigest()
 
 
 async def _difference(work: Work, connection: asyncpg.Connection, part: Part) -> str | None:
@@ -100,16 +93,7 @@ async def _difference(work: Work, connection: asyncpg.Connection, part: Part) ->
     counting = asyncio.create_task(count_frozen(connection, part.table_name))
     try:
         for destination in work.destinations:
-            show = progress.paced(work.report, "verify", part.rows)
-            try:
-                measured = await asyncio.to_thread(measure, destination, part, show)
-            except ArchiveBusyError:
-                raise
-            except ArchiveError as error:
-                return f"{destination.url}/{part.file_path}: {error}"
-            differences = measured.tally.differences(part.tally)
-            if measured.checksum_text != part.checksum:
-                differences.append(f"checksum: {measured.checksum_text} and {part.checksum}")
+            differences = await _from_the_stream(work, part, destination)
             if differences:
                 return f"{destination.url}/{part.file_path} differs from what was sent: {', '.join(differences)}"
         differences = part.tally.differences(await counting)
@@ -117,6 +101,24 @@ async def _difference(work: Work, connection: asyncpg.Connection, part: Part) ->
     finally:
         counting.cancel()
         await asyncio.wait([counting])
+
+
+async def _from_the_stream(work: Work, part: Part, destination: Destination) -> list[str]:
+    assert part.tally is not None
+
+    def show(rows: int) -> None:
+        work.report(Progress("verify", rows, part.rows, 0))
+
+    try:
+        measured = await fingerprint.beside(lambda seen: measure(destination, part, seen), show)
+    except ArchiveBusyError:
+        raise
+    except ArchiveError as error:
+        return [str(error)]
+    differences = measured.tally.differences(part.tally)
+    if measured.checksum_text != part.checksum:
+        differences.append(f"checksum: {measured.checksum_text} and {part.checksum}")
+    return differences
 
 
 def _moment(milliseconds: int | None) -> datetime | None:
