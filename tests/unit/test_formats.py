@@ -115,7 +115,7 @@ def test_the_text_format_of_copy_is_read_back(rows: list[archived.Row]) -> None:
             [
                 str(row[0]),
                 str(archived.milliseconds(row[1])),
-                r"\N" if row[2] is None else str(row[2]),
+                "" if row[2] is None else str(row[2]),
                 *map(str, row[3:5]),
                 *(text.translate(ESCAPES) for text in row[5:]),
             ]

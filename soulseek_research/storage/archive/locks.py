@@ -1,5 +1,6 @@
 """One run at a time works on a month: held by a connection, so that it is let go whatever ends the run."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -13,6 +14,7 @@ from soulseek_research.storage.location import Location
 
 # Of the connection that holds a lock: a machine that vanishes is noticed within so long.
 KEEPALIVE_SECONDS = 30
+LEAVE_SECONDS = 2.0
 
 _TRY = "SELECT pg_try_advisory_lock(hashtextextended('soulseek-research archive ' || $1, 0))"
 _LEAVE = "SELECT pg_advisory_unlock(hashtextextended('soulseek-research archive ' || $1, 0))"
@@ -30,8 +32,9 @@ async def month_locked(connection: asyncpg.Connection, month: Month) -> AsyncIte
     try:
         yield
     finally:
-        if not connection.is_closed():
-            with contextlib.suppress(exceptions.PostgresError, exceptions.InterfaceError, OSError):
+        # A server that does not answer is left: the lock goes with the connection.
+        with contextlib.suppress(exceptions.PostgresError, exceptions.InterfaceError, OSError, TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
                 await connection.fetchval(_LEAVE, str(month))
 
 
