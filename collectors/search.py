@@ -4,7 +4,7 @@ import enum
 
 
 class Source(enum.IntEnum):
-    """By which of the four ways a search arrived; the numbers stand in the column `source`."""
+    """By which of the four ways a search arrived; the numbers stand in the column `source` (0: imported)."""
 
     DISTRIBUTED = 1
     """From the parent (`DistributedSearchRequest`)."""

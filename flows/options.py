@@ -45,7 +45,7 @@ def read(model: type[SettingsT], flags: dict[str, Any]) -> SettingsT:
     try:
         return model(**{name: value for name, value in flags.items() if value is not None})
     except pydantic.ValidationError as error:
-        raise click.UsageError("; ".join(_explain(model, problem) for problem in error.errors())) from None
+        raise click.UsageError("; ".join(_explain(model, problem, flags) for problem in error.errors())) from None
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{model.model_config.get('env_file')} cannot be read: {_reason(error)}") from None
 
@@ -68,14 +68,15 @@ def _plain_type(annotation: Any) -> Any:
     return annotation
 
 
-def _explain(model: type[BaseSettings], problem: Any) -> str:
+def _explain(model: type[BaseSettings], problem: Any, flags: dict[str, Any]) -> str:
     """One problem as a person would say it. Never the value that was given: it may be a secret."""
     name = str(problem["loc"][0]) if problem["loc"] else ""
     if name not in model.model_fields:
         return str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"--{_dashed(name)} is needed (or {_variable(model, name)} in the environment or .env)"
-    return f"--{_dashed(name)}: {str(problem['msg']).removeprefix('Value error, ')}"
+    named = f"--{_dashed(name)}" if name in flags else _variable(model, name)
+    return f"{named}: {str(problem['msg']).removeprefix('Value error, ')}"
 
 
 def _variable(model: type[BaseSettings], name: str) -> str:

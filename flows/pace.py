@@ -12,11 +12,15 @@ DOING = {
     "record": "recording",
     "delete": "checking before the drop",
     "restore": "restoring",
+    "anonymise": "removing usernames",
     "import": "importing",
     "read": "reading",
     "adopt": "reading",
     "check": "reading",
 }
+
+# What comes before the first rows of a file, its mark say, is not worth telling.
+FIRST_BYTES = 1000
 
 
 class Pace:
@@ -37,10 +41,15 @@ class Pace:
     @property
     def share(self) -> float | None:
         """How much of the present step is done, 0 to 1; None when nobody knows."""
-        if self.latest is None or not self.latest.rows_expected:
+        if self.latest is None or not self.latest.rows_expected or self._counts_bytes:
             return None
         # What is expected may be an estimate.
         return min(1.0, self.latest.rows / self.latest.rows_expected)
+
+    @property
+    def _counts_bytes(self) -> bool:
+        """Whether a file is read for its SHA-256, which counts no rows."""
+        return self.latest is not None and not self.latest.rows and self.latest.written >= FIRST_BYTES
 
     @property
     def seconds_left(self) -> float | None:
@@ -58,13 +67,12 @@ class Pace:
         if self.latest is None:
             return ""
         latest, left = self.latest, self.seconds_left
-        # What comes before the first rows of a file, its mark say, is not worth telling.
-        written = size(latest.written) if latest.written >= 1000 else ""
+        written = size(latest.written) if latest.written >= FIRST_BYTES else ""
         rows = f"{latest.rows:,} rows"
-        if self.share is not None:
+        if self._counts_bytes:
+            rows = ""
+        elif self.share is not None:
             rows = f"{latest.rows:,} of {latest.rows_expected:,} rows ({self.share:.0%})".replace("%", " %")
-        if written and not latest.rows:
-            rows = ""  # a file is read for its SHA-256, which counts no rows
         told = ", ".join(part for part in (rows, written, f"{duration(left)} left" if left else "") if part)
         return f"{DOING.get(latest.step, latest.step)}: {told}"
 

@@ -4,8 +4,25 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import click
+
+from flows import tables
 from flows.pace import duration, size
 from soulseek_research.storage.archive.catalogue import Part, State
+
+# What a narrow terminal does without.
+SPARE = ("usernames", "archived", "ratio")
+
+
+def show(known: Sequence[Part], *, as_json: bool, empty: str = "Nothing yet.") -> None:
+    """Print parts, and where their files lie."""
+    if as_json:
+        tables.show([record(part) for part in known], as_json=True)
+        return
+    tables.show([row(part) for part in known], empty=empty, spare=SPARE)
+    places = dict.fromkeys(place for part in known if part.file_path for place in part.places)
+    if places:
+        click.echo(f"The files lie in {', '.join(places)}.")
 
 
 def row(part: Part) -> dict[str, Any]:
@@ -21,7 +38,6 @@ def row(part: Part) -> dict[str, Any]:
         "usernames": part.usernames,
         "in the database": kept_as(part),
         "archived": part.archived_at,
-        "where": ", ".join(paths(part)) or None,
     }
 
 

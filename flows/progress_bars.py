@@ -11,6 +11,7 @@ from flows.pace import Pace
 from soulseek_research.storage.archive import progress
 
 LINE_SECONDS = 5.0
+WHOLE = 1000
 
 
 class Display:
@@ -43,8 +44,9 @@ class Display:
 
     def _show(self, line: str, share: float | None) -> None:
         if self._bars is not None:
-            total = None if share is None else 1.0
-            self._bars.update(self._bar, description=line, total=total, completed=share or 0.0)
+            # Begun anew each time: a bar that has come to its end would stand still for all that follows.
+            self._bars.tasks[0].total = None if share is None else WHOLE
+            self._bars.reset(self._bar, description=line, completed=round(WHOLE * (share or 0)))
         elif monotonic() - self._said >= LINE_SECONDS:
             self._said = monotonic()
             self._console.print(line, soft_wrap=True)

@@ -69,10 +69,8 @@ def run(
             tables.show(lines, as_json=as_json, empty="No month is due.")
             return
         result = asyncio.run(archiving.archive(database, settings, asked, keep=keep))
-    if as_json:
-        tables.show([parts.record(part) for part in result.parts], as_json=True)
-    elif result.parts or not (result.waiting or result.failed):
-        tables.show([parts.row(part) for part in result.parts], empty="There is nothing to archive.")
+    if as_json or result.parts or not (result.waiting or result.failed):
+        parts.show(result.parts, as_json=as_json, empty="There is nothing to archive.")
     for one, reason in result.waiting.items():
         click.echo(months.say(one, reason), err=True)
     if result.failed:

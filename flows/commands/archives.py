@@ -26,8 +26,7 @@ def archives(settings: ArchiveSettings, verify: bool, as_json: bool) -> None:
 
     with location.found(settings) as database:
         known = asyncio.run(archiving.known_parts(database))
-    rows = [parts.record(part) if as_json else parts.row(part) for part in known]
-    tables.show(rows, as_json=as_json, empty="Nothing is archived yet: see `soulseek-research archive --dry-run`.")
+    parts.show(known, as_json=as_json, empty="Nothing is archived yet: see `soulseek-research archive --dry-run`.")
 
 
 def _verify(settings: ArchiveSettings, *, as_json: bool) -> None:

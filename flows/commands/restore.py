@@ -4,7 +4,7 @@ import asyncio
 
 import click
 
-from flows import options, parts, tables
+from flows import options, parts
 from flows.commands.archive import PLACE
 from soulseek_research.storage import location
 from soulseek_research.storage.archive.month import Month
@@ -27,4 +27,4 @@ def restore(settings: ArchiveSettings, month: str, drop: bool, as_json: bool) ->
     work = archiving.drop_restored if drop else archiving.restore
     with location.found(settings) as database:
         done = asyncio.run(work(database, settings, wanted))
-    tables.show([parts.record(part) if as_json else parts.row(part) for part in done], as_json=as_json)
+    parts.show(done, as_json=as_json)

@@ -51,7 +51,8 @@ def retain(settings: ArchiveSettings, dry_run: bool, yes: bool, as_json: bool, *
 
     Tables of archived months that are old enough are dropped, once their files have been read again and found right.
     Archives lose their usernames, or are deleted, only by this command, and only when that has been set: by default
-    never. An age is counted in finished months that are newer.
+    never. What such a month still has in the database, restored say, goes with them. An age is counted in finished
+    months that are newer.
     """
     asked = {name: None if value == NEVER else value for name, value in changes.items() if value is not None}
     with location.found(settings) as database:
@@ -62,7 +63,7 @@ def retain(settings: ArchiveSettings, dry_run: bool, yes: bool, as_json: bool, *
             _show(policy, actions, ["would be done"] * len(actions), as_json=as_json)
             return
         final = sum(action.final for action in actions)
-        if final and not yes and not _agreed(policy, actions, final):
+        if final and not yes and not _agreed(policy, actions, final, as_json=as_json):
             raise click.ClickException("nothing was changed")
         results = asyncio.run(_carry_out(work, policy if asked else None, actions))
     _show(policy, actions, results, as_json=as_json)
@@ -105,17 +106,17 @@ async def _carry_out(work: Any, policy: Any, actions: Sequence[Any]) -> list[str
     return results
 
 
-def _agreed(policy: Any, actions: Sequence[Any], final: int) -> bool:
-    if not _is_asked():
-        raise click.UsageError(
-            f"{final} archives would lose their usernames or be deleted, for good: see --dry-run, and say --yes"
-        )
+def _agreed(policy: Any, actions: Sequence[Any], final: int, *, as_json: bool) -> bool:
+    if as_json or not _is_asked():
+        raise click.UsageError("usernames or archives would be gone for good: look at it with --dry-run, and say --yes")
     _show(policy, actions, ["to be done"] * len(actions), as_json=False)
-    return click.confirm(f"{final} of these destroy what is nowhere else. Go on?")
+    return click.confirm(f"This destroys what is nowhere else ({final} of {len(actions)}). Go on?")
 
 
 def _show_policy(policy: Any) -> None:
-    click.echo(f"Tables stay for {policy.queryable_months} finished months.")
+    click.echo(
+        f"Tables stay for {policy.queryable_months} finished month{'' if policy.queryable_months == 1 else 's'}."
+    )
     for what, months in (("Usernames in archives", policy.usernames_months), ("Archives", policy.archive_months)):
         click.echo(f"{what} stay " + ("for ever." if months is None else f"for {months} finished months."))
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from flows.commands.retain import retain
 from tests import frozen
 from tests.command_line import COMMAND, run, surroundings
 from tests.conftest import open_folder
@@ -49,6 +51,21 @@ async def test_ctrl_c_ends_in_the_midst_and_the_next_run_goes_on(folder: Path, d
     assert sorted(files) == [NAME, f"{NAME}.manifest.json"]
     (part,) = await told(folder, database, "restore", "--month", str(MONTH))
     assert await frozen.held(database) == rows
+
+
+async def test_what_is_asked_for_as_json_is_json_and_no_question(
+    folder: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await frozen.store(database, frozen.searches(100))
+    await told(folder, database, "archive", "--month", str(MONTH))
+    # As on a terminal.
+    monkeypatch.setattr("flows.commands.retain._is_asked", lambda: True)
+    environment = place(folder, database)
+    ended = await asyncio.to_thread(CliRunner().invoke, retain, ["--archive-months", "1", "--json"], env=environment)
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "say --yes" in ended.stderr
+    (part,) = await told(folder, database, "archives")
+    assert part["state"] == "archived"
 
 
 @contextlib.asynccontextmanager

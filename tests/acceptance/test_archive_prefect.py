@@ -145,7 +145,7 @@ def test_they_are_deployed_with_a_timetable(seen: Seen) -> None:
     schedules = {name: [one["schedule"] for one in found["schedules"]] for name, found in seen.deployments.items()}
     assert schedules["backfill"] == schedules["restore"] == []
     (timetable,) = schedules["monthly"]
-    assert (timetable["cron"], timetable["timezone"]) == ("0 4 3 * *", "UTC")
+    assert (timetable["cron"], timetable["timezone"]) == ("0 4 3,10 * *", "UTC")
 
 
 def test_a_database_that_is_cut_off_in_the_midst_is_waited_for(seen: Seen) -> None:

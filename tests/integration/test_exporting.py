@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import stat
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -39,6 +40,10 @@ async def sealed(database: str, work: Work) -> Part:
 
 def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("form", Format)
@@ -119,9 +124,35 @@ async def test_what_another_attempt_left_is_replaced_but_never_an_archive(
     manifest = (tmp_path / f"{NAME}.manifest.json").read_bytes()
     async with databases.connected(database) as owner:
         await owner.execute("UPDATE archives SET state = 'sealed', sha256 = NULL")
-    with pytest.raises(ArchiveError, match=r"already holds an archive .* that this database does not know: adopt it"):
+    with pytest.raises(ArchiveError, match=r"already holds an archive .* that this database does not know: move it"):
         await exporting.export(work, part)
+    with pytest.raises(ArchiveError, match="already holds an archive"):
+        await exporting.export(frozen.work(database, tmp_path, form=Format.CSV_ZST), part)
     assert (tmp_path / f"{NAME}.manifest.json").read_bytes() == manifest
+
+
+async def test_an_archive_that_came_meanwhile_is_not_overwritten(
+    database: str, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another database archives to the same place, or a run took over from one whose connection was lost."""
+    part = await sealed(database, work)
+    await recording.record(work, await verifying.verify(work, await exporting.export(work, part)))
+    theirs = contents(tmp_path)
+    for path in theirs:
+        path.unlink()
+    async with databases.connected(database) as owner:
+        await owner.execute("UPDATE archives SET state = 'sealed', sha256 = NULL")
+    run = exporting._Export.run
+
+    async def overtaken(self: exporting._Export, *how: Any) -> None:
+        await run(self, *how)
+        for path, data in theirs.items():
+            path.write_bytes(data)
+
+    monkeypatch.setattr(exporting._Export, "run", overtaken)
+    with pytest.raises(ArchiveError, match="already holds an archive"):
+        await exporting.export(work, part)
+    assert contents(tmp_path) == theirs
 
 
 def flipped(data: bytes) -> bytes:
@@ -205,7 +236,7 @@ async def test_every_place_is_written_and_read_back(database: str, tmp_path: Pat
     assert part.places == [destination.url for destination in work.destinations]
     (other / NAME).write_bytes(flipped((other / NAME).read_bytes()))
     with pytest.raises(ArchiveError, match=str(other)):
-        await verifying.verify(work, part)
+        await verifying.verify(frozen.work(database, one), part)  # also one that is no longer set up
 
 
 async def test_a_folder_that_takes_nothing_is_one_clear_line(database: str, tmp_path: Path) -> None:
@@ -235,10 +266,16 @@ async def test_a_cut_line_leaves_no_file_and_the_next_try_ends_well(database: st
     assert part.rows == len(MANY_ROWS)
 
 
-async def test_memory_does_not_grow_with_the_month(database: str, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the stream no more is held at any time than a group being gathered, one being written, and some pieces."""
+@pytest.mark.parametrize(("bound", "most"), [("GROUP_ROWS", 200), ("GROUP_BYTES", 16_000)])
+async def test_memory_does_not_grow_with_the_month(
+    database: str, work: Work, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    """Of the stream no more is held at any time than a group being gathered, one being written, and some pieces.
+
+    However long its queries are: half a million of 4096 characters would be more than Arrow can hold.
+    """
     monkeypatch.setattr(exporting, "PIECE_BYTES", 4000)
-    monkeypatch.setattr(exporting, "GROUP_ROWS", 200)
+    monkeypatch.setattr(exporting, bound, most)
     held = []
     gathered = exporting._Export._parse_received
 

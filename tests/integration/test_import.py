@@ -23,6 +23,7 @@ from click.testing import CliRunner, Result
 from collectors import cleaning
 from flows.commands.import_ import import_
 from soulseek_research.storage.archive import (
+    adopting,
     deleting,
     fingerprint,
     locks,
@@ -266,6 +267,24 @@ async def test_the_same_under_another_name_is_refused_unless_it_is_said_to_be_an
     other = await from_csv(database, path, source_name="another node")
     assert months(other) == [("2025-01", 2, 2, False), ("2025-03", 2, 4, False)]
     assert sorted(await kept(here)) == sorted(KEPT * 2)
+
+
+async def test_what_was_imported_before_the_database_was_lost_is_not_imported_again(
+    old: asyncpg.Connection, database: str, here: asyncpg.Connection, tmp_path: Path
+) -> None:
+    await fill(old, SOUND)
+    await from_table(database)
+    work = frozen.work(database, tmp_path)
+    for month in (Month(2025, 1), Month(2025, 3)):
+        (part,) = await frozen.archive(work, month)
+        await deleting.delete(work, part)
+    await here.execute("DELETE FROM imports; DELETE FROM archives")
+    await adopting.adopt(work)
+    with pytest.raises(ArchiveError, match='2025-01 holds searches under the key id "sha256" already'):
+        await from_table(database)
+    assert await kept(here) == []
+    other = await from_table(database, source_name="another node")
+    assert months(other) == [("2025-01", 2, 2, False), ("2025-03", 2, 4, False)]
 
 
 async def test_a_file_is_known_again_wherever_it_lies(

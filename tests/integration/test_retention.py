@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flows.commands.retain import retain
+from soulseek_research.storage import migrations
 from soulseek_research.storage.archive import catalogue, deleting, locks, recording, restoring, retention
 from soulseek_research.storage.archive import work as works
 from soulseek_research.storage.archive.catalogue import Part, State
@@ -387,3 +388,20 @@ async def test_what_cannot_be_done_is_told_and_the_rest_is_done(work: Work, plac
     first, second = json.loads(done.stdout)["actions"]
     assert f"{file} is missing" in first["result"]
     assert second["result"] == "done"
+
+
+@pytest.mark.parametrize("policy", [USERNAMES, ARCHIVES], ids=["usernames", "archives"])
+async def test_an_archive_of_another_database_is_not_deleted(
+    database: str, work: Work, empty_database: str, tmp_path: Path, policy: Policy
+) -> None:
+    """It lies in a place that both archive to by now, under the name of a month that both have."""
+    await archived(work)
+    shared = tmp_path / "shared"
+    async with databases.connected(empty_database) as owner:
+        await migrations.migrate(owner)
+    await frozen.store(empty_database, ROWS[:5])
+    await frozen.archive(frozen.work(empty_database, shared))
+    theirs = {path: path.read_bytes() for path in shared.rglob("*") if path.is_file()}
+    with pytest.raises(ArchiveError, match="holds other searches"):
+        await carry_out(frozen.work(database, shared), policy)
+    assert {path: path.read_bytes() for path in theirs} == theirs

@@ -202,6 +202,32 @@ async def test_a_month_is_sealed_once_who_holds_a_lock_has_ended(
     assert [part.number for part in await sealed] == [1]
 
 
+async def test_an_autovacuum_of_the_month_gives_way(
+    database: str, work: Work, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take an hour of a month that has just ended, and PostgreSQL ends it only for who waits long enough."""
+    monkeypatch.setattr(sealing, "TRY_SECONDS", 10.0)
+    await frozen.store(database, frozen.searches(20_000))
+    partition = f"searches_{MONTH.first_day:%Y_%m}"
+    await owner.execute(
+        f"ALTER TABLE {partition} SET (autovacuum_vacuum_insert_scale_factor = 0, "
+        "autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)"
+    )
+    await owner.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+    try:
+        await owner.execute("SELECT pg_reload_conf()")
+        async with asyncio.timeout(60):
+            under_way = f"SELECT FROM pg_stat_progress_vacuum WHERE relid = '{partition}'::regclass"
+            while not await owner.fetch(under_way):  # noqa: ASYNC110 - nobody tells us
+                await asyncio.sleep(0.1)
+        (part,) = await sealing.seal(work, MONTH)
+        options = await owner.fetchval("SELECT reloptions FROM pg_class WHERE relname = $1", part.table_name)
+        assert "autovacuum_enabled=false" in options  # nor does it come back
+    finally:
+        await owner.execute("ALTER SYSTEM RESET autovacuum_naptime")
+        await owner.execute("SELECT pg_reload_conf()")
+
+
 async def test_another_run_of_the_month_is_told_so(database: str, work: Work) -> None:
     await frozen.store(database, ROWS)
     async with locks.month_session(work.database, MONTH):

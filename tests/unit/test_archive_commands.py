@@ -48,3 +48,14 @@ def test_it_gets_one_line(
     assert complained.startswith("soulseek-research: ")
     assert words in complained
     assert SECRET not in complained
+
+
+def test_a_wrong_variable_that_is_no_flag_is_named_as_what_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOULSEEK_RESEARCH_ARCHIVE_FORMAT", "zip")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["archive"])
+    complained = capsys.readouterr().err
+    assert (ended.value.code, complained.count("\n")) == (2, 1)
+    assert complained.startswith("soulseek-research: SOULSEEK_RESEARCH_ARCHIVE_FORMAT: ")

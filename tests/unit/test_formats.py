@@ -1,5 +1,6 @@
 """Each format gives back what was written, and says so when it cannot."""
 
+import gzip
 import io
 import itertools
 from collections.abc import Sequence
@@ -65,6 +66,14 @@ def test_a_file_that_was_cut_or_changed_is_refused(form: Format) -> None:
             read(data[:length], form)
     with pytest.raises(ArchiveError):
         read(b"something else altogether" * 100, form)
+
+
+@pytest.mark.parametrize("row", ["1,2026-09-01 00:00:00+00,5,1,0,eu,a secret", "a secret,,,,,,,"])
+def test_a_refusal_quotes_no_row(row: str) -> None:
+    sink = io.BytesIO(gzip.compress(f"{','.join(COLUMNS)}\n{row}\n".encode()))
+    with pytest.raises(ArchiveError, match="it is not sound") as refused:
+        list(formats.batches(sink, Format.CSV_GZ))
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("form", [Format.CSV_ZST, Format.CSV_GZ])

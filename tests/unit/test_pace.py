@@ -1,6 +1,10 @@
+import re
+from pathlib import Path
+
 import pytest
 
-from flows.pace import Pace, duration, size
+from flows.pace import DOING, Pace, duration, size
+from soulseek_research.storage import archive
 from soulseek_research.storage.archive.progress import Progress
 
 
@@ -74,7 +78,15 @@ def test_times_are_told_for_people(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
+def test_every_step_that_is_reported_has_words_for_people() -> None:
+    room = Path(archive.__file__).parent
+    called = r'(?:Progress\(|paced\([\w.]+, )"(\w+)"'
+    reported = {step for module in room.glob("*.py") for step in re.findall(called, module.read_text())}
+    assert {"export", "verify", "delete", "restore", "anonymise"} <= reported <= set(DOING)
+
+
 def test_where_bytes_are_read_and_no_rows_counted_it_tells_bytes() -> None:
     pace = Pace()
     pace.follow(Progress("delete", 0, 1000, 15_100_000))
     assert pace.line() == "checking before the drop: 15.1 MB"
+    assert pace.share is None

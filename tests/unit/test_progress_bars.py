@@ -31,3 +31,16 @@ def test_on_a_terminal_a_bar_that_leaves_nothing_behind() -> None:
     shown = terminal.getvalue()
     assert "[2026-10] exporting: 1,000,000 of 5,000,000 rows (20 %)" in shown
     assert shown.endswith("\x1b[2K")
+
+
+def test_a_step_after_one_that_has_ended_is_under_way_again() -> None:
+    display = progress_bars.Display(Console(file=io.StringIO(), force_terminal=True, width=100))
+    report = display.of("2026-10")
+    report(Progress("export", 1000, 1000, 0))
+    report(Progress("verify", 250, 1000, 0))
+    assert display._bars is not None
+    (task,) = display._bars.tasks
+    assert (task.finished, task.percentage) == (False, 25)
+    report(Progress("delete", 0, 1000, 15_100_000))
+    assert task.total is None  # nobody knows how much is left: the bar only moves
+    display.end()

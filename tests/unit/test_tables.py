@@ -45,5 +45,47 @@ def test_what_somebody_searched_for_is_shown_and_not_obeyed(capsys: pytest.Captu
 
 def test_nothing_is_cut_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
     row = {f"column {number}": f"value-{number}-" + "x" * 8 for number in range(8)}
+    row["path"] = "/srv/archives/" + "y" * 200
     text = printed(capsys, [row])
     assert all(value in text for value in row.values())
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 60 columns."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_narrow_terminal_gets_fewer_columns_and_nothing_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "month": "2026-10",
+        "state": "archived",
+        "rows": 170_000_000,
+        "usernames": "yes",
+        "ratio": 6.5,
+        "file": "x" * 12,
+    }
+    text = printed(capsys, [row], spare=("usernames", "ratio"))
+    assert all(value in text for value in ("2026-10", "archived", "170,000,000", "6.5", "x" * 12))
+    assert "usernames" not in text
+    wide = printed(capsys, [{"month": "2026-10"}], spare=("month",))
+    assert "2026-10" in wide
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_long_word_is_broken_and_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, [{"month": "2026-10", "problem": "/srv/" + "z" * 100}])
+    assert text.count("z") == 100
+
+
+def test_a_title_is_not_broken_to_fit_a_small_table(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, [{"rows": 1}], title="\nWhat could not be taken")
+    assert text.startswith("\nWhat could not be taken\n")
+
+
+def test_numbers_stand_on_the_right_also_below_a_gap(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, [{"rows": None}, {"rows": 1_000_000}])
+    assert "│         – │" in text

@@ -144,7 +144,10 @@ async def _objection(connection: asyncpg.Connection, known: Part | None, found: 
         if known.state is State.EXPIRED:
             return "retention has deleted this part, and the file is left over: run `soulseek-research retain`"
         if known.state is not State.ARCHIVED:
-            return f"{known.name} is still on its way out of the database ({known.state}): archive that month first"
+            return (
+                f"{known.name} is still on its way out of the database ({known.state}), perhaps the same searches: "
+                "keep one of the two (move this file away, and archive that month)"
+            )
         different = recording.differences(known, found)
         return (
             f"the catalogue has another file for this part, different in {', '.join(different)}" if different else None

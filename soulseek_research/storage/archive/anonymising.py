@@ -79,7 +79,8 @@ async def remove_usernames(work: Work, part: Part) -> Part:
                 column_sizes=made.column_sizes,
                 verified_at=made.verified_at,
             )
-        await asyncio.to_thread(expiring.delete_files, expiring.everywhere(work, part), names_with_usernames(part))
+        places = expiring.everywhere(work, part)
+        await asyncio.to_thread(expiring.delete_files, places, part, names_with_usernames(part))
         return part
 
 

@@ -55,7 +55,8 @@ FORMATS = {
 ABOUT = (
     "This explains the archive {file}: searches heard on the Soulseek network in {month} (UTC), one a row. It is whole "
     "when its SHA-256 is the one given here. Times are UTC, sizes bytes; `schema` says what the columns mean, "
-    "`coverage` when each collector listened (at any other time nobody did), `gaps` what is known to be missing."
+    "`coverage` when each collector listened (at any other time nobody did; of imported searches, source 0, it is not "
+    "known), `gaps` what is known to be missing."
 )
 TALLY = (
     "count, extremes and sums over the rows: timestamps in milliseconds since 1970, texts in bytes of UTF-8; "

@@ -1,13 +1,14 @@
 """An archive that retention keeps no longer is deleted; its row in the catalogue stays and says so."""
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 
 from soulseek_research.storage.archive import catalogue, layout, locks, recording
 from soulseek_research.storage.archive.catalogue import Part, State
 from soulseek_research.storage.archive.destination import Destination
 from soulseek_research.storage.archive.errors import ArchiveBusyError, ArchiveError
-from soulseek_research.storage.archive.settings import Format
+from soulseek_research.storage.archive.manifest import Manifest
 from soulseek_research.storage.archive.work import Work
 
 
@@ -37,7 +38,7 @@ async def delete_archive(work: Work, part: Part) -> Part:
             raise ArchiveBusyError(f"{part.name} was restored meanwhile: nothing of it was deleted, try again")
         destinations = everywhere(work, part)
         part = await catalogue.change(connection, part, state=State.EXPIRED)
-        await asyncio.to_thread(delete_files, destinations, all_names(part))
+        await asyncio.to_thread(delete_files, destinations, part, layout.all_names(part.month, part.number))
         return await catalogue.change(connection, part, places=[])
 
 
@@ -51,22 +52,25 @@ def everywhere(work: Work, part: Part) -> list[Destination]:
     return [*recording.destinations_of(work.destinations, part), *others]
 
 
-def delete_files(destinations: Sequence[Destination], names: Sequence[str]) -> None:
-    """Delete archives in all places, each manifest before its file: what has none does not count. Blocks.
+def delete_files(destinations: Sequence[Destination], part: Part, names: Sequence[str]) -> None:
+    """Delete archives of a part in all places, each manifest before its file: what has none does not count. Blocks.
 
     Raises:
-        ArchiveError: One cannot be deleted.
+        ArchiveError: One cannot be deleted, or is of another database.
     """
     for destination in destinations:
         for name in names:
+            found = recording.read_manifest(destination, name)
+            if found is not None and not _same_searches(part, found):
+                raise ArchiveError(
+                    f"{destination.url}/{name} holds other searches than {part.name} of this database, and was not "
+                    "deleted: move it away, or archive to a place of its own"
+                )
             destination.delete(layout.manifest_name(name))
             destination.delete(name)
 
 
-def all_names(part: Part) -> list[str]:
-    """What files of a part may be called: an attempt in another format may have left one."""
-    return [
-        layout.file_name(part.month, part.number, form, usernames=usernames)
-        for form in Format
-        for usernames in (True, False)
-    ]
+def _same_searches(part: Part, found: Manifest) -> bool:
+    """Whether an archive holds those of a part, with or without their usernames."""
+    assert part.tally is not None, "it was archived"
+    return dataclasses.replace(found.tally, username_bytes=0) == dataclasses.replace(part.tally, username_bytes=0)

@@ -11,7 +11,16 @@ import polars as pl
 import pyarrow as pa
 
 from soulseek_research.storage import queries
-from soulseek_research.storage.archive import catalogue, formats, layout, locks, overlap, progress, recording
+from soulseek_research.storage.archive import (
+    catalogue,
+    formats,
+    layout,
+    locks,
+    overlap,
+    parquet_file,
+    progress,
+    recording,
+)
 from soulseek_research.storage.archive.catalogue import Part, State
 from soulseek_research.storage.archive.checksum import Measured
 from soulseek_research.storage.archive.destination import Destination
@@ -21,8 +30,9 @@ from soulseek_research.storage.archive.settings import Format
 from soulseek_research.storage.archive.work import Work
 from soulseek_research.storage.archive.written import Written
 
-PIECE_BYTES = 8 << 20
-GROUP_ROWS = 500_000
+PIECE_BYTES = 4 << 20
+GROUP_ROWS = parquet_file.ROW_GROUP_ROWS
+GROUP_BYTES = parquet_file.ROW_GROUP_BYTES
 # asyncpg wakes for every 8 KB that PostgreSQL sends, which costs more than all else that it does with them. So short a
 # wait lets ten times as much come together, and no more than fits the socket's buffer: PostgreSQL does not wait.
 GATHER_SECONDS = 0.001
@@ -49,7 +59,7 @@ async def export(work: Work, part: Part) -> Part:
         began = time.monotonic()
         form = work.settings.archive_format
         name = layout.file_name(part.month, part.number, form)
-        await asyncio.to_thread(_make_sure, work.destinations, name, part)
+        await asyncio.to_thread(_make_sure, work.destinations, part)
         if part.state is not State.SEALED:
             part = await catalogue.change(connection, part, state=State.SEALED)
         table = part.table_name
@@ -59,6 +69,8 @@ async def export(work: Work, part: Part) -> Part:
         async with overlap.entered(_created(work.destinations, name, form)) as (file, encoder):
             exported = _Export(file, encoder, show)
             await exported.run(connection, queries.load(query).format(table=table), options)
+            # Hours later: another database may have archived to that place, or a run have taken over from this one.
+            await asyncio.to_thread(_make_sure, work.destinations, part)
         sizes = await asyncio.to_thread(_column_sizes, work.destinations[0], name, form)
         return await catalogue.change(
             connection,
@@ -90,20 +102,21 @@ def _is_there(work: Work, part: Part) -> bool:
     )
 
 
-def _make_sure(destinations: Sequence[Destination], name: str, part: Part) -> None:
-    """Find out before hours of work what stands in the way: a place that takes no files, or somebody's archive."""
+def _make_sure(destinations: Sequence[Destination], part: Part) -> None:
+    """Find out what stands in the way: a place that takes no files, or somebody's archive of that part."""
     for destination in destinations:
         destination.check()
-        found = recording.read_manifest(destination, name)
-        if found is None:
-            continue
-        if found.sha256 != part.sha256:
-            raise ArchiveError(
-                f"{destination.url} already holds an archive {name} that this database does not know: "
-                "adopt it (`soulseek-research archives adopt`), move it away, or archive to another place"
-            )
-        # Of this very part, whose recording was cut short; its file has gone since, and the next one is another.
-        destination.delete(layout.manifest_name(name))
+        for name in layout.all_names(part.month, part.number):
+            found = recording.read_manifest(destination, name)
+            if found is None:
+                continue
+            if found.sha256 != part.sha256:
+                raise ArchiveError(
+                    f"{destination.url} already holds an archive {name} that this database does not know: "
+                    "move it away, or archive to another place"
+                )
+            # Of this very part, whose recording was cut short; its file has gone since, and the next one is another.
+            destination.delete(layout.manifest_name(name))
 
 
 async def _expected_rows(connection: asyncpg.Connection, table: str) -> int | None:
@@ -131,7 +144,7 @@ class _Export:
         self._show = show
         self._received: list[bytes] = []
         self._received_bytes = 0
-        self._rows_in_group = 0
+        self._rows_in_group = self._bytes_in_group = 0
         self.file = file
         self.measured = Measured()
         self.key_ids: set[str] = set()
@@ -154,7 +167,7 @@ class _Export:
 
     async def _parse_received(self) -> None:
         await self._parsing.finish()
-        if self._rows_in_group >= GROUP_ROWS:
+        if self._rows_in_group >= GROUP_ROWS or self._bytes_in_group >= GROUP_BYTES:
             await self._write_group()
         if self._received:
             await self._parsing.start(self._parse, b"".join(self._received))
@@ -170,6 +183,7 @@ class _Export:
         self.measured.add(frame)
         self._learn_keys(frame["username"])
         self._rows_in_group += frame.height
+        self._bytes_in_group += len(piece)
 
     def _learn_keys(self, usernames: pl.Series) -> None:
         for key_id in self.key_ids:
@@ -179,4 +193,4 @@ class _Export:
 
     async def _write_group(self) -> None:
         await self._writing.start(self._encoder.write, self._encoder.group())
-        self._rows_in_group = 0
+        self._rows_in_group = self._bytes_in_group = 0

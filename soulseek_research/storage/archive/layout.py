@@ -28,6 +28,11 @@ def file_name(month: Month, part: int, form: Format, *, usernames: bool = True) 
     return f"{month.year:04}/searches_{month}{number}{anonymous}.{form.value}"
 
 
+def all_names(month: Month, part: int) -> list[str]:
+    """Return whatever an archive of a part may be called; an attempt in another format may have left one."""
+    return [file_name(month, part, form, usernames=usernames) for form in Format for usernames in (True, False)]
+
+
 def manifest_name(file_name: str) -> str:
     """Return the name of the manifest of an archive."""
     return file_name + MANIFEST_SUFFIX

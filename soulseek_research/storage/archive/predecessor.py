@@ -110,7 +110,7 @@ async def import_searches(
     not_over = {month: rows for month, rows in months.items() if month.end > now}
     wanted = sorted(set(months) - set(done) - set(not_over))
     if source_name is None:
-        await _check_overlap(database, name, wanted)
+        await _check_overlap(database, name, key_id, wanted)
     loading = _Loading(database, source, name, key_id, taker, report, sum(months[month] for month in wanted))
     loaded = [await loading.load(month) for month in wanted]
     earlier = [one for month, one in done.items() if month in months]
@@ -213,16 +213,28 @@ async def _check_key(connection: asyncpg.Connection, key_id: str, name: str) -> 
         )
 
 
-async def _check_overlap(database: Location, name: str, wanted: Sequence[Month]) -> None:
-    """Refuse what is probably the same data again, only seen under another name."""
+async def _check_overlap(database: Location, name: str, key_id: str, wanted: Sequence[Month]) -> None:
+    """Refuse what is probably the same data again: under another name, or from before the database was lost."""
+    days = [month.first_day for month in wanted]
     async with database.session(Role.ARCHIVIST) as connection:
         found = await connection.fetchrow(
             "SELECT source, month FROM imports WHERE source <> $1 AND month = ANY ($2) ORDER BY month, source LIMIT 1",
             name,
-            [month.first_day for month in wanted],
+            days,
+        )
+        adopted = await connection.fetchval(
+            "SELECT min(month) FROM archives LEFT JOIN imports USING (month, part) "
+            "WHERE imports.source IS NULL AND month = ANY ($1) AND $2 = ANY (archives.key_ids)",
+            days,
+            key_id,
         )
     if found is not None:
         raise ArchiveError(
             f'{Month.of(found["month"])} was imported from "{found["source"]}" already: if this is the same data, give '
             "that as --source-name; if these are other searches, give --source-name a name of its own"
+        )
+    if adopted is not None:
+        raise ArchiveError(
+            f'{Month.of(adopted)} holds searches under the key id "{key_id}" already, in an archive that was adopted: '
+            "if these are other searches, give --source-name a name of its own"
         )

@@ -12,7 +12,7 @@ class Progress:
     """One report.
 
     Attributes:
-        step: `seal`, `export`, `verify`, `record`, `delete` or `restore`.
+        step: What is done: `export`, `verify`, `record`, `delete`, `restore`, `import` ...
         rows: Done so far.
         rows_expected: In all; an estimate of PostgreSQL's where nobody has counted yet, None where that has none.
         written: Bytes written (or read, by a step that reads) so far.

@@ -4,7 +4,6 @@ import asyncio
 import importlib.metadata
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
@@ -48,8 +47,9 @@ async def record(work: Work, part: Part) -> Part:
         if part.state is State.ARCHIVED and not missing:
             return part
         archived = await _archived(connection, part)
-        text = manifest.dump(await _manifest(connection, archived))
-        await asyncio.to_thread(_write, destinations if part.state is State.VERIFIED else missing, archived, text)
+        one = await _manifest(connection, archived)
+        for destination in destinations if part.state is State.VERIFIED else missing:
+            await asyncio.to_thread(write_manifest, destination, one)
         work.report(Progress("record", part.rows or 0, part.rows, part.file_size or 0))
         return await catalogue.change(connection, archived, seconds=part.seconds + time.monotonic() - began)
 
@@ -175,12 +175,6 @@ def _check_size(destination: Destination, name: str, expected: int) -> None:
         )
 
 
-def _write(destinations: list[Destination], part: Part, text: bytes) -> None:
-    assert part.file_path is not None, "it was exported"
-    for destination in destinations:
-        destination.write(layout.manifest_name(part.file_path), text)
-
-
 async def _archived(connection: asyncpg.Connection, part: Part) -> Part:
     if part.state is State.ARCHIVED:
         return part
@@ -210,8 +204,8 @@ async def _manifest(connection: asyncpg.Connection, part: Part) -> Manifest:
         rows=part.tally.rows,
         tally=part.tally,
         checksum=part.checksum,
-        first_timestamp=_moment(part.tally.first_timestamp),
-        last_timestamp=_moment(part.tally.last_timestamp),
+        first_timestamp=part.first_timestamp,
+        last_timestamp=part.last_timestamp,
         key_ids=tuple(part.key_ids or ()),
         usernames=part.usernames,
         coverage=tuple(Stretch(**stretch) for stretch in coverage),
@@ -224,7 +218,3 @@ async def _manifest(connection: asyncpg.Connection, part: Part) -> Manifest:
         table_size=part.table_size,
         column_sizes=part.column_sizes,
     )
-
-
-def _moment(milliseconds: int | None) -> datetime | None:
-    return None if milliseconds is None else datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds)

@@ -195,7 +195,8 @@ def _explained(part: Part) -> Iterator[None]:
     try:
         yield
     except (exceptions.DataError, exceptions.IntegrityConstraintViolationError) as error:
-        raise ArchiveError(f"{part.file_path} holds what PostgreSQL does not take: {error}") from error
+        # Its detail quotes the row.
+        raise ArchiveError(f"{part.file_path} holds what PostgreSQL does not take: {error.args[0]}") from None
     # These two are no fault of the file: another copy of it would not help.
     except (exceptions.ObjectNotInPrerequisiteStateError, exceptions.DuplicateTableError) as error:
         raise StorageError(f"{part.name} is not restored: {error}") from error

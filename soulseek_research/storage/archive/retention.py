@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import asyncpg
 
-from soulseek_research.storage.archive import anonymising, catalogue, deleting, expiring
+from soulseek_research.storage.archive import anonymising, catalogue, deleting, expiring, layout
 from soulseek_research.storage.archive.catalogue import Part, State
 from soulseek_research.storage.archive.errors import ArchiveError
 from soulseek_research.storage.archive.month import Month
@@ -187,5 +187,5 @@ def _left_over(work: Work, parts: Collection[Part]) -> Mapping[tuple[Month, int]
 
 def _unwanted(part: Part) -> list[str]:
     if part.state is State.EXPIRED:
-        return expiring.all_names(part)
+        return layout.all_names(part.month, part.number)
     return anonymising.names_with_usernames(part) if part.state is State.ARCHIVED and not part.usernames else []

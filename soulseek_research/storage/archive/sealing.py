@@ -17,7 +17,8 @@ from soulseek_research.storage.archive.work import Work
 
 # A collector that has not committed its last searches of a month by then will bring them as another part.
 PATIENCE = timedelta(days=7)
-# While we wait for a lock on `searches`, every writer waits behind us: so long, and no longer.
+# While we wait for a lock on a frozen table, every reader of `searches_all` waits behind us: so long, and no longer.
+# (`seal_month` sets its own.)
 LOCK_TIMEOUT = "200ms"
 TRY_SECONDS = 60.0
 PAUSE_SECONDS = (0.5, 5.0)
@@ -84,7 +85,7 @@ async def patiently(connection: asyncpg.Connection, statement: str, *arguments: 
     """Run a statement that needs a lock on what others use, each try in a short transaction of its own.
 
     Raises:
-        ArchiveBusyError: No try got it within a minute.
+        ArchiveBusyError: No try got it within a minute; the line says who holds it.
     """
     gives_up_at = time.monotonic() + TRY_SECONDS
     while True:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import asyncpg
 
 from soulseek_research.storage import queries
-from soulseek_research.storage.archive import catalogue, fingerprint, formats, locks
+from soulseek_research.storage.archive import catalogue, fingerprint, formats, locks, recording
 from soulseek_research.storage.archive.catalogue import Part, State
 from soulseek_research.storage.archive.checksum import Measured
 from soulseek_research.storage.archive.destination import Destination
@@ -92,7 +92,7 @@ async def _difference(work: Work, connection: asyncpg.Connection, part: Part) ->
     assert part.tally is not None
     counting = asyncio.create_task(count_frozen(connection, part.table_name))
     try:
-        for destination in work.destinations:
+        for destination in recording.destinations_of(work.destinations, part):
             differences = await _from_the_stream(work, part, destination)
             if differences:
                 return f"{destination.url}/{part.file_path} differs from what was sent: {', '.join(differences)}"

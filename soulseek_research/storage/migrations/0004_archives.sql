@@ -124,9 +124,10 @@ BEGIN
     END IF;
 END $$;
 
--- Takes a finished month out of `searches`; returns the part it becomes, or null when nothing of it is there. Set a
--- short lock_timeout before: while DETACH waits for a lock on the parent, every writer waits behind it. The partition
--- is locked first, so that nobody waits while somebody else holds that.
+-- Takes a finished month out of `searches`; returns the part it becomes, or null when nothing of it is there.
+-- The partition is locked first: behind that nobody waits who works on other months, and so it may wait for longer than
+-- deadlock_timeout, a second, after which PostgreSQL ends an autovacuum that is in the way. While it waits for the
+-- parent, every writer waits behind it: no longer than a moment.
 -- Raises 55000 for a month that is not over, 55P03 when the time for a lock has run out.
 CREATE FUNCTION seal_month(month date) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
@@ -144,11 +145,13 @@ BEGIN
     IF pg_partition_root(to_regclass('public.' || partition_name)) IS DISTINCT FROM 'public.searches'::regclass THEN
         RETURN NULL;
     END IF;
+    PERFORM set_config('lock_timeout', '2s', true);
     BEGIN
         EXECUTE format('LOCK TABLE public.%I IN ACCESS EXCLUSIVE MODE', partition_name);
     EXCEPTION
         WHEN undefined_table THEN RETURN NULL;  -- somebody else sealed it meanwhile
     END;
+    PERFORM set_config('lock_timeout', '200ms', true);
     LOCK TABLE ONLY public.searches IN ACCESS EXCLUSIVE MODE;
     IF pg_partition_root(to_regclass('public.' || partition_name)) IS DISTINCT FROM 'public.searches'::regclass THEN
         RETURN NULL;
@@ -162,6 +165,8 @@ BEGIN
     END IF;
     sealed_name := public.frozen_name('sealed', first_day, new_part);
     EXECUTE format('ALTER TABLE public.%I RENAME TO %I', partition_name, sealed_name);
+    -- It would write the whole table once more, which is soon to be dropped, and be in the way of that.
+    EXECUTE format('ALTER TABLE public.%I SET (autovacuum_enabled = false)', sealed_name);
     EXECUTE format('ALTER TABLE public.%I INHERIT public.frozen_searches', sealed_name);
     PERFORM public.grant_frozen(sealed_name, false);
     INSERT INTO public.archives (month, part, state, table_name, sealed_at)
