@@ -3,6 +3,8 @@
 import gzip
 import io
 import itertools
+import secrets
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,6 +107,21 @@ def test_a_row_group_is_a_stretch_of_time_and_sorted(monkeypatch: pytest.MonkeyP
     assert sizes is not None
     assert set(sizes) == set(COLUMNS)
     assert all(size > 0 for size in sizes.values())
+
+
+def test_reading_back_holds_no_more_than_a_row_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_file, "ROW_GROUP_ROWS", 1000)
+    monkeypatch.setattr(parquet_file, "READ_ROWS", 500)
+    rows = [(*row[:7], secrets.token_hex(100)) for row in archived.realistic(20_000)]
+    tables = [archived.table(rows[start : start + 1000]) for start in range(0, len(rows), 1000)]
+    file = io.BytesIO(data := written(Format.PARQUET, *tables))
+    tracemalloc.start()
+    try:
+        held = [tracemalloc.get_traced_memory()[0] for _ in formats.batches(file, Format.PARQUET)]
+    finally:
+        tracemalloc.stop()
+    assert len(held) == 40
+    assert max(held) < len(data) / 4
 
 
 def test_many_people_do_not_overflow_the_dictionary() -> None:

@@ -43,8 +43,11 @@ class _Encoder:
         pieces, self._pieces = self._pieces, []
         return pieces
 
-    def write(self, group: list[bytes]) -> None:
-        for piece in group:
+    def arrange(self, group: list[bytes]) -> list[bytes]:
+        return group
+
+    def write(self, arranged: list[bytes]) -> None:
+        for piece in arranged:
             self._stream.write(piece)
 
 

@@ -137,7 +137,7 @@ def _created(destinations: Sequence[Destination], name: str, form: Format) -> It
 
 
 class _Export:
-    """One COPY on its way into a file: received in the event loop, parsed in one thread, compressed in another."""
+    """One COPY on its way into a file: received in the event loop; parsed, sorted and compressed in a thread each."""
 
     def __init__(self, file: Written, encoder: Encoder, show: Callable[[int, int], None]) -> None:
         self._encoder = encoder
@@ -150,11 +150,16 @@ class _Export:
         self.key_ids: set[str] = set()
 
     async def run(self, connection: asyncpg.Connection, query: str, options: dict[str, Any]) -> None:
-        async with overlap.beside() as self._writing, overlap.beside() as self._parsing:
+        async with (
+            overlap.beside() as self._writing,
+            overlap.beside() as self._arranging,
+            overlap.beside() as self._parsing,
+        ):
             await connection.copy_from_query(query, output=self._receive, **options)
             await self._parse_received()
             await self._parsing.finish()
-            await self._write_group()
+            await self._arrange_group()
+            await self._write_arranged()
 
     async def _receive(self, data: bytes) -> None:
         """Take some whole rows: PostgreSQL sends each as a message of its own, and asyncpg keeps messages whole."""
@@ -168,7 +173,7 @@ class _Export:
     async def _parse_received(self) -> None:
         await self._parsing.finish()
         if self._rows_in_group >= GROUP_ROWS or self._bytes_in_group >= GROUP_BYTES:
-            await self._write_group()
+            await self._arrange_group()
         if self._received:
             await self._parsing.start(self._parse, b"".join(self._received))
             self._received, self._received_bytes = [], 0
@@ -191,6 +196,12 @@ class _Export:
         named = usernames.filter(usernames.str.contains(".", literal=True))
         self.key_ids.update(named.str.split(".").list.first().unique())
 
-    async def _write_group(self) -> None:
-        await self._writing.start(self._encoder.write, self._encoder.group())
+    async def _arrange_group(self) -> None:
+        await self._write_arranged()
+        await self._arranging.start(self._encoder.arrange, self._encoder.group())
         self._rows_in_group = self._bytes_in_group = 0
+
+    async def _write_arranged(self) -> None:
+        arranged = await self._arranging.finish()
+        if arranged is not None:
+            await self._writing.start(self._encoder.write, arranged)

@@ -29,8 +29,11 @@ class Encoder(Protocol):
     def group(self) -> list[Any]:
         """Return the group that was gathered, and begin another."""
 
-    def write(self, group: list[Any]) -> None:
-        """Append a group to the file; the next one may be gathered meanwhile."""
+    def arrange(self, group: list[Any]) -> Any:
+        """Make of a group what is written of it; the next one may be gathered meanwhile."""
+
+    def write(self, arranged: Any) -> None:
+        """Append it to the file; the next group may be arranged meanwhile."""
 
 
 def copy_options(form: Format) -> tuple[str, dict[str, Any]]:

@@ -24,16 +24,18 @@ class Beside:
         await self.finish()
         self._call = asyncio.create_task(asyncio.to_thread(function, *arguments))
 
-    async def finish(self) -> None:
-        """Wait for the call under way.
+    async def finish(self) -> Any:
+        """Wait for the call under way; returns what it returned, or None when there is none.
 
         Raises:
             Whatever it raised.
         """
-        if self._call is not None:
-            # A thread cannot be cancelled: whoever gives up leaves the call to `beside`, which waits for it.
-            await asyncio.shield(self._call)
-            self._call = None
+        if self._call is None:
+            return None
+        # A thread cannot be cancelled: whoever gives up leaves the call to `beside`, which waits for it.
+        result = await asyncio.shield(self._call)
+        self._call = None
+        return result
 
     async def end(self) -> None:
         """Wait until nothing runs any more, whatever became of it."""

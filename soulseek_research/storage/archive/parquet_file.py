@@ -73,11 +73,15 @@ class _Encoder:
         frames, self._frames = self._frames, []
         return frames
 
-    def write(self, group: list[pl.DataFrame]) -> None:
-        if group:
-            frame = pl.concat(group)
-            group.clear()
-            _write_group(self._writer, frame)
+    def arrange(self, group: list[pl.DataFrame]) -> pa.Table | None:
+        if not group:
+            return None
+        frame = pl.concat(group)
+        group.clear()
+        return _sorted(frame)
+
+    def write(self, arranged: pa.Table) -> None:
+        _write_group(self._writer, arranged)
 
 
 class _Writer:
@@ -97,7 +101,7 @@ class _Writer:
 
     def flush(self) -> None:
         if self._rows:
-            _write_group(self._writer, pl.DataFrame(pa.concat_tables(self._tables)))
+            _write_group(self._writer, _sorted(pl.DataFrame(pa.concat_tables(self._tables))))
         self._tables, self._rows, self._bytes = [], 0, 0
 
 
@@ -117,21 +121,26 @@ def open_writer(sink: Writer, _: Format) -> Iterator[_Writer]:
         writer.flush()
 
 
-def _write_group(writer: pq.ParquetWriter, frame: pl.DataFrame) -> None:
-    """Sort and write a row group. A column at a time, each let go of when it has been sorted: half the memory."""
+def _sorted(frame: pl.DataFrame) -> pa.Table:
+    """Sort a row group. A column at a time, each let go of when it has been sorted: half the memory."""
     order = frame.select(pl.arg_sort_by(*ORDER)).to_series()
     columns = []
     for field in SCHEMA:
         # Of texts in many chunks, gathering takes twice as long.
         ordered = frame.drop_in_place(field.name).rechunk().gather(order)
         columns.append(ordered.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(field.type))
-    writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), row_group_size=len(order))
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _write_group(writer: pq.ParquetWriter, table: pa.Table) -> None:
+    writer.write_table(table, row_group_size=table.num_rows)
 
 
 def batches(file: BinaryIO, _: Format) -> Iterator[pa.Table]:
     """See `formats`."""
     try:
-        with pq.ParquetFile(file) as parquet:
+        # What Arrow reads ahead it keeps until the end: the whole file.
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
             if not parquet.schema_arrow.equals(SCHEMA):
                 raise ArchiveError("its columns are not those of an archive")
             for batch in parquet.iter_batches(READ_ROWS):
